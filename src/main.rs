@@ -1,0 +1,3 @@
+//! Start, run, map the error to an exit code.
+
+fn main() {}
