@@ -1,0 +1,262 @@
+//! What arrives between two cuts: transactions, their ordinals, their rows by table.
+//!
+//! Owns: `_seq`, the position, the split of a cut into whole transactions and the one that is arriving.
+//! Does not own: timers (`replicate`). Invariants: an ordinal depends on the wire alone; the position never
+//! goes back, and never enters an arriving transaction.
+
+use super::table::{SealedTable, TableBatch, Transaction};
+use crate::error::{Error, Result};
+use crate::lake::{FileKind, date};
+use crate::lsn::Lsn;
+use crate::pgoutput::{Begin, Commit, OldTuple, Tuple};
+use crate::schema::builder::HashKey;
+use crate::schema::version::{Layout, TableSchema};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Where the rows of a relation go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target(usize);
+
+/// Rows on their way to the lake.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// Rows by table.
+    pub tables: Vec<SealedTable>,
+    /// With this piece everything below is there; `None`: a part of a transaction that goes on.
+    pub through: Option<Lsn>,
+    /// Complete transactions in it.
+    pub transactions: u64,
+    /// Rows in it.
+    pub rows: u64,
+    /// Commit time of its last complete transaction, microseconds since 1970-01-01 UTC.
+    pub last_commit_us: Option<i64>,
+}
+
+struct Entry {
+    schema: Arc<TableSchema>,
+    layout: Arc<Layout>,
+    open: Option<TableBatch>,
+}
+
+struct Arriving {
+    tx: Transaction,
+    date: String,
+    next_seq: i64,
+    /// Its commit lies below the watermark: it is in the lake already.
+    known: bool,
+    touched: Vec<usize>,
+}
+
+/// Collects rows until they are cut.
+pub struct Batcher {
+    hash_key: Option<HashKey>,
+    limit_bytes: usize,
+    entries: Vec<Entry>,
+    shut: Vec<TableBatch>,
+    arriving: Option<Arriving>,
+    bytes: usize,
+    start: Lsn,
+    position: Lsn,
+    cut_position: Lsn,
+    oldest: Option<Instant>,
+    transactions: u64,
+    last_commit_us: Option<i64>,
+}
+
+impl Batcher {
+    /// Begins at `through`; transactions whose commit lies below it are discarded. `limit_bytes` is what may be buffered.
+    pub fn new(through: Lsn, limit_bytes: usize, hash_key: Option<HashKey>) -> Self {
+        Self {
+            hash_key,
+            limit_bytes,
+            entries: Vec::new(),
+            shut: Vec::new(),
+            arriving: None,
+            bytes: 0,
+            start: through,
+            position: through,
+            cut_position: through,
+            oldest: None,
+            transactions: 0,
+            last_commit_us: None,
+        }
+    }
+
+    /// A relation with this shape; its rows so far under another shape stay where they are.
+    pub fn register(&mut self, schema: Arc<TableSchema>, layout: Arc<Layout>) -> Target {
+        self.entries.push(Entry { schema, layout, open: None });
+        Target(self.entries.len() - 1)
+    }
+
+    /// BEGIN.
+    pub fn begin(&mut self, begin: &Begin) -> Result<()> {
+        if self.arriving.is_some() {
+            return Err(Error::bug("BEGIN inside a transaction"));
+        }
+        let known = begin.final_lsn < self.start;
+        if !known && begin.final_lsn < self.position {
+            return Err(Error::bug(format!("a transaction with commit {} arrived after position {}", begin.final_lsn, self.position)));
+        }
+        self.arriving = Some(Arriving {
+            tx: Transaction { commit_lsn: begin.final_lsn, commit_time_us: begin.commit_time_us, xid: Some(begin.xid) },
+            date: date(begin.commit_time_us),
+            next_seq: 1,
+            known,
+            touched: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// COMMIT: what arrived belongs to the next boundary.
+    pub fn commit(&mut self, commit: &Commit) -> Result<()> {
+        let done = self.arriving.take().ok_or_else(|| Error::bug("COMMIT outside a transaction"))?;
+        if done.tx.commit_lsn != commit.commit_lsn {
+            return Err(Error::bug(format!("BEGIN announced commit {} and COMMIT says {}", done.tx.commit_lsn, commit.commit_lsn)));
+        }
+        for index in done.touched {
+            if let Some(open) = self.entries[index].open.as_mut() {
+                open.complete();
+            }
+        }
+        self.shut.iter_mut().for_each(TableBatch::complete);
+        if !done.known {
+            self.transactions += 1;
+            self.last_commit_us = Some(commit.commit_time_us);
+            self.position = self.position.max(commit.end_lsn);
+        }
+        Ok(())
+    }
+
+    /// A keepalive's `wal_end`: a position only between transactions.
+    pub fn keepalive(&mut self, wal_end: Lsn) {
+        if self.arriving.is_none() {
+            self.position = self.position.max(wal_end);
+        }
+    }
+
+    /// Whether a transaction is arriving.
+    pub fn in_transaction(&self) -> bool {
+        self.arriving.is_some()
+    }
+
+    /// Everything below is received completely.
+    pub fn position(&self) -> Lsn {
+        self.position
+    }
+
+    /// Whether the position lies beyond the last cut.
+    pub fn moved(&self) -> bool {
+        self.position > self.cut_position
+    }
+
+    /// Since when rows wait.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.oldest
+    }
+
+    /// Complete transactions that wait for their cut, with or without rows.
+    pub fn has_complete(&self) -> bool {
+        self.transactions > 0
+    }
+
+    /// Whether the buffers are full, or would be with `more` bytes.
+    pub fn full(&self, more: usize) -> bool {
+        self.bytes > 0 && self.bytes + more >= self.limit_bytes
+    }
+
+    /// INSERT. `None`: of a relation that is not replicated, which counts all the same.
+    pub fn insert(&mut self, target: Option<Target>, new: Tuple<'_>) -> Result<()> {
+        self.change(target, 1, new.byte_len(), |batch, tx, seq| batch.insert(tx, seq, new))
+    }
+
+    /// UPDATE; with an old tuple it takes two ordinals whatever is written.
+    pub fn update(&mut self, target: Option<Target>, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<()> {
+        let (ordinals, bytes) = match old {
+            Some(old) => (2, new.byte_len() + 2 * old.tuple.byte_len()),
+            None => (1, new.byte_len()),
+        };
+        self.change(target, ordinals, bytes, |batch, tx, seq| batch.update(tx, seq, old, new))
+    }
+
+    /// DELETE.
+    pub fn delete(&mut self, target: Option<Target>, old: OldTuple<'_>) -> Result<()> {
+        self.change(target, 1, old.tuple.byte_len(), |batch, tx, seq| batch.delete(tx, seq, old))
+    }
+
+    /// TRUNCATE of one of a message's relations.
+    pub fn truncate(&mut self, target: Option<Target>) -> Result<()> {
+        self.change(target, 1, 0, |batch, tx, seq| {
+            batch.truncate(tx, seq);
+            Ok(())
+        })
+    }
+
+    fn change(
+        &mut self,
+        target: Option<Target>,
+        ordinals: i64,
+        bytes: usize,
+        write: impl FnOnce(&mut TableBatch, &Transaction, i64) -> Result<()>,
+    ) -> Result<()> {
+        let arriving = self.arriving.as_mut().ok_or_else(|| Error::bug("a change outside a transaction"))?;
+        let seq = arriving.next_seq;
+        arriving.next_seq += ordinals;
+        let Some(Target(index)) = target.filter(|_| !arriving.known) else { return Ok(()) };
+        let entry = &mut self.entries[index];
+        if entry.open.as_ref().is_some_and(|open| open.date() != arriving.date) {
+            self.shut.extend(entry.open.take());
+        }
+        let open = match &mut entry.open {
+            Some(open) => open,
+            none => none.insert(TableBatch::new(
+                Arc::clone(&entry.schema),
+                Arc::clone(&entry.layout),
+                arriving.date.clone(),
+                FileKind::Stream,
+                self.hash_key.as_ref(),
+            )?),
+        };
+        if arriving.touched.last() != Some(&index) && !arriving.touched.contains(&index) {
+            arriving.touched.push(index);
+        }
+        let before = open.rows();
+        write(open, &arriving.tx, seq)?;
+        self.bytes += bytes + (open.rows() - before) * open.row_bytes();
+        self.oldest.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// Cuts. The first piece (if any) ends at the position and has all complete transactions; the second (if any)
+    /// has the rows so far of the one that is arriving. With `boundary` the first is made even without rows.
+    pub fn cut(&mut self, boundary: bool) -> Result<Vec<Piece>> {
+        let mut complete = Piece::default();
+        let mut part = Piece::default();
+        let open = self.entries.iter_mut().filter_map(|entry| entry.open.take());
+        for batch in self.shut.drain(..).chain(open) {
+            let (whole, arriving) = batch.seal()?;
+            complete.tables.extend(whole);
+            part.tables.extend(arriving);
+        }
+        if let Some(arriving) = self.arriving.as_mut() {
+            arriving.touched.clear();
+        }
+        self.bytes = 0;
+        self.oldest = None;
+        let mut pieces = Vec::new();
+        if !complete.tables.is_empty() || (boundary && self.position > self.cut_position) {
+            complete.through = Some(self.position);
+            complete.transactions = std::mem::take(&mut self.transactions);
+            complete.last_commit_us = self.last_commit_us;
+            self.cut_position = self.position;
+            pieces.push(complete);
+        }
+        if !part.tables.is_empty() {
+            pieces.push(part);
+        }
+        for piece in &mut pieces {
+            piece.rows = piece.tables.iter().map(|t| t.rows.num_rows() as u64).sum();
+        }
+        Ok(pieces)
+    }
+}

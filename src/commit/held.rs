@@ -1,0 +1,172 @@
+//! The lake as this writer holds it: its watermark, the generation to replace, and the way to the next one.
+//!
+//! Owns: the order manifest → watermark, the reading back. Invariant: after any error the visible lake is
+//! either as before or as asked, and `Held` knows which, or the error says that it is over.
+
+use super::claim::load;
+use super::persist;
+use super::upload::{FileNamer, data_is_there, put_document};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lake::{DataFile, FORMAT, Manifest, SnapshotMark, WATERMARK, Watermark, commit_path, rfc3339};
+use crate::lsn::Lsn;
+use crate::store::{Generation, Store, StoreError};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// What one commit does.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// End position.
+    pub through: Lsn,
+    /// Files, all of them there already.
+    pub files: Vec<DataFile>,
+    /// Tables whose copy becomes current.
+    pub snapshots: Vec<SnapshotMark>,
+    /// Proposals taken in.
+    pub proposals: Vec<String>,
+    /// Breaks the chain: its positions begin anew at `through`.
+    pub reset: bool,
+}
+
+/// The claim on a lake.
+#[derive(Debug)]
+pub struct Held {
+    store: Arc<dyn Store>,
+    watermark: Watermark,
+    generation: Generation,
+    written: Option<Instant>,
+    namer: Arc<FileNamer>,
+}
+
+impl Held {
+    pub(super) fn new(store: Arc<dyn Store>, watermark: Watermark, generation: Generation) -> Self {
+        let namer = Arc::new(FileNamer::new(watermark.epoch));
+        namer.expect_seq(watermark.seq.next());
+        Self { store, watermark, generation, written: Some(Instant::now()), namer }
+    }
+
+    /// The watermark that stands.
+    pub fn watermark(&self) -> &Watermark {
+        &self.watermark
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Names for data files of this epoch.
+    pub fn namer(&self) -> &Arc<FileNamer> {
+        &self.namer
+    }
+
+    /// When the store allows the watermark to be written again.
+    pub fn next_write(&self) -> Instant {
+        self.written.map_or_else(Instant::now, |at| at + self.store.min_replace_interval())
+    }
+
+    /// Reads the watermark again after a pause in holding the slot: still ours, or fenced.
+    pub async fn confirm(&mut self) -> Result<()> {
+        let found = load(self.store.as_ref()).await?;
+        match found {
+            Some((found, generation)) if found == self.watermark => {
+                self.generation = generation;
+                Ok(())
+            }
+            Some((found, _)) => Err(self.not_ours(&found)),
+            None => Err(gone()),
+        }
+    }
+
+    /// Changes the watermark without a commit: nothing becomes visible by it but what `edit` says of slot and tables.
+    pub async fn edit(&mut self, edit: impl FnOnce(&mut Watermark)) -> Result<()> {
+        let mut next = self.watermark.clone();
+        edit(&mut next);
+        next.commit_time = rfc3339(chrono::Utc::now().timestamp_micros());
+        tokio::time::sleep_until(self.next_write()).await;
+        self.replace(next).await
+    }
+
+    /// Commits: manifest, then watermark with `edit` applied. The files are there already.
+    pub async fn commit(&mut self, change: Change, edit: impl FnOnce(&mut Watermark)) -> Result<()> {
+        data_is_there();
+        let mut next = self.watermark.clone();
+        next.seq = next.seq.next();
+        let after = if change.reset { change.through } else { self.watermark.through.unwrap_or(change.through) };
+        if change.through < after {
+            return Err(Error::bug(format!("a commit through {} would go behind {after}", change.through)));
+        }
+        let now = rfc3339(chrono::Utc::now().timestamp_micros());
+        let manifest = Manifest {
+            format: FORMAT,
+            seq: next.seq,
+            epoch: next.epoch,
+            previous: self.watermark.commit.clone(),
+            after,
+            through: change.through,
+            commit_time: now.clone(),
+            files: change.files,
+            snapshots: change.snapshots,
+            proposals: change.proposals,
+            reset: change.reset,
+        };
+        let path = commit_path(next.seq, next.epoch);
+        put_document(self.store.as_ref(), &path, manifest.to_body()).await?;
+        failpoint::hit("commit.after_manifest");
+        next.through = Some(change.through);
+        next.commit = Some(path);
+        next.commit_time = now;
+        edit(&mut next);
+        tokio::time::sleep_until(self.next_write()).await;
+        self.replace(next).await?;
+        failpoint::hit("commit.after_cas");
+        self.namer.expect_seq(self.watermark.seq.next());
+        Ok(())
+    }
+
+    /// Replaces the watermark and reads back whatever did not succeed plainly.
+    async fn replace(&mut self, next: Watermark) -> Result<()> {
+        let body = next.to_body();
+        let mut pauses = backon::BackoffBuilder::build(super::back_off());
+        loop {
+            let answer = self.store.replace_if(WATERMARK, body.clone(), self.generation).await;
+            self.written = Some(Instant::now());
+            match answer {
+                Ok(generation) => {
+                    self.generation = generation;
+                    self.watermark = next;
+                    return Ok(());
+                }
+                Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
+                Err(error) => tracing::warn!(error = %error, "replacing the watermark failed or its reply was lost, reading it back"),
+            }
+            let object = persist("read the watermark back", || self.store.get(WATERMARK)).await?.ok_or_else(gone)?;
+            if object.body == body {
+                self.generation = object.generation;
+                self.watermark = next;
+                return Ok(());
+            }
+            if object.generation != self.generation {
+                let found = Watermark::parse(&object.body).map_err(|e| Error::lake("the watermark was overwritten by something else").with_source(e))?;
+                return Err(self.not_ours(&found));
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(super::RETRY_LONGEST)).await;
+        }
+    }
+
+    fn not_ours(&self, found: &Watermark) -> Error {
+        if found.epoch > self.watermark.epoch {
+            Error::fenced(format!(
+                "writer {} holds the lake with epoch {} (this one: {}); nothing of ours was lost, it goes on from the watermark",
+                found.writer, found.epoch.0, self.watermark.epoch.0
+            ))
+        } else {
+            Error::bug(format!("the watermark (epoch {}, commit {}) was changed without a claim", found.epoch.0, found.seq.0))
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::lake("watermark.json is gone: restore it, or begin a new lake with another lake.url")
+}

@@ -1,0 +1,109 @@
+//! Putting objects that are created once: data files, manifests, schemas.
+//!
+//! Owns: unique names within an epoch, the comparison after a 412. Invariant: `Ok` means that the object is
+//! there with exactly this content.
+
+use super::persist;
+use crate::batch::EncodedFile;
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lake::{DataFile, DataPath};
+use crate::lsn::{CommitSeq, Epoch, Lsn};
+use crate::store::{Store, StoreError};
+use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Gives data files of one epoch their names. Shared by the stream and the copies; a part number is never used twice.
+#[derive(Debug)]
+pub struct FileNamer {
+    epoch: Epoch,
+    seq: AtomicU64,
+    part: AtomicU64,
+}
+
+impl FileNamer {
+    /// Names for a newly claimed epoch.
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self { epoch, seq: AtomicU64::new(0), part: AtomicU64::new(0) }
+    }
+
+    /// Tells which commit is next (for people who read file names).
+    pub(super) fn expect_seq(&self, seq: CommitSeq) {
+        self.seq.store(seq.0, Ordering::Relaxed);
+    }
+
+    /// A name that this epoch has not used.
+    pub fn name(&self, first: Lsn) -> DataPath {
+        let part = self.part.fetch_add(1, Ordering::Relaxed);
+        DataPath { lsn: first, seq: CommitSeq(self.seq.load(Ordering::Relaxed)), epoch: self.epoch, part }
+    }
+}
+
+/// Puts a data file under a new name and returns its entry for the manifest.
+pub async fn put_data(store: &dyn Store, namer: &FileNamer, file: EncodedFile) -> Result<DataFile> {
+    let path = namer.name(file.first_lsn).path(&file.table, file.version, &file.date);
+    put_once(store, &path, file.body.clone()).await?;
+    let crc = crc32c::crc32c(&file.body);
+    Ok(DataFile {
+        path,
+        table: file.table,
+        version: file.version,
+        rows: file.rows,
+        bytes: file.body.len() as u64,
+        crc32c: base64(crc),
+        kind: file.kind,
+    })
+}
+
+/// Puts a document that is created once (a manifest, a first `schema.json`).
+pub async fn put_document(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
+    put_once(store, path, body).await
+}
+
+/// Creates an object; a 412 may be our own earlier success whose reply was lost, so length and CRC-32C decide.
+async fn put_once(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
+    match persist("put", || store.put_new(path, body.clone())).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::Precondition { .. }) => {
+            let found = persist("read back", || store.head(path)).await?;
+            match found {
+                Some(meta) if meta.bytes == body.len() as u64 && meta.crc32c == Some(crc32c::crc32c(&body)) => Ok(()),
+                Some(meta) => Err(Error::bug(format!(
+                    "{path} exists with other content ({} bytes where {} were written): its name belongs to this writer alone",
+                    meta.bytes,
+                    body.len()
+                ))),
+                None => Err(Error::lake(format!("{path} was refused as existing and is not there: does something delete objects of the lake?"))),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// GCS's text form of a CRC-32C.
+fn base64(crc: u32) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes())
+}
+
+/// Passed once the data files of a commit are all there.
+pub(super) fn data_is_there() {
+    failpoint::hit("commit.after_data");
+}
+
+/// Puts a document that only the writer keeps, replacing an older one. Used for `schema.json`, whose union grows.
+pub async fn put_or_replace(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
+    loop {
+        let answer = match persist("read", || store.get(path)).await? {
+            Some(found) if found.body == body => return Ok(()),
+            Some(found) => store.replace_if(path, body.clone(), found.generation).await,
+            None => store.put_new(path, body.clone()).await,
+        };
+        match answer {
+            Ok(_) => return Ok(()),
+            Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
+            // Whatever happened, the next look tells.
+            Err(_) => tokio::time::sleep(super::RETRY_FIRST).await,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Named places where a test may kill or stop the process. Empty in release builds.
+//!
+//! Owns: `HUELLA_FAILPOINT="point=abort|stop[@n]"` (debug builds only): at the n-th passage (default the
+//! first) the process kills itself with SIGKILL, or stops itself with SIGSTOP until somebody continues it.
+
+/// Every failpoint of the protocol; the crash matrix goes through this list.
+pub const POINTS: &[&str] = &[
+    "claim.before_cas",
+    "claim.after_cas",
+    "start.after_create",
+    "start.after_slot",
+    "start.after_import",
+    "start.after_promote",
+    "start.after_ready",
+    "snapshot.after_first_file",
+    "snapshot.after_files",
+    "snapshot.after_commit",
+    "commit.after_data",
+    "commit.after_manifest",
+    "commit.after_cas",
+    "commit.before_ack",
+    "commit.after_ack",
+];
+
+/// Passes a failpoint.
+#[cfg(debug_assertions)]
+pub fn hit(point: &'static str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    struct Plan {
+        point: String,
+        signal: i32,
+        left: AtomicU64,
+    }
+    static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+    debug_assert!(POINTS.contains(&point), "{point} is missing in POINTS");
+    let plan = PLAN.get_or_init(|| {
+        let text = std::env::var("HUELLA_FAILPOINT").ok()?;
+        let (point, rest) = text.split_once('=')?;
+        let (action, nth) = rest.split_once('@').unwrap_or((rest, "1"));
+        let signal = if action == "stop" { libc::SIGSTOP } else { libc::SIGKILL };
+        Some(Plan { point: point.to_owned(), signal, left: AtomicU64::new(nth.parse().ok()?) })
+    });
+    if let Some(plan) = plan
+        && plan.point == point
+        && plan.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1)
+    {
+        // SAFETY: a signal to the own process; no memory is involved.
+        unsafe { libc::kill(libc::getpid(), plan.signal) };
+    }
+}
+
+/// Passes a failpoint: nothing in release builds.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn hit(_point: &'static str) {}

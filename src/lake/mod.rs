@@ -1,0 +1,44 @@
+//! Names and documents of the lake: paths, the watermark, commit manifests. Pure: no I/O.
+//!
+//! Owns: the layout of the contract's section 5. Does not own: storing (`store`), the protocol (`commit`).
+//! Invariants: a document that was written reads back equal; unknown fields of a newer minor writer are
+//! ignored, another `format` is refused.
+
+mod live;
+mod manifest;
+mod path;
+mod watermark;
+
+pub use live::{LiveFile, live_files};
+pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
+pub use path::{DataPath, WATERMARK, commit_path, escape, schema_path, table_prefix};
+pub use watermark::{Pending, PublicationMark, SlotState, Source, TableMark, Watermark};
+
+/// The layout's number in every document.
+pub const FORMAT: u32 = 1;
+
+/// A document cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct Unreadable {
+    /// Path of the document below the lake's root.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Microseconds since 1970-01-01 UTC as RFC 3339 with six digits and `Z`.
+pub fn rfc3339(us: i64) -> String {
+    match chrono::DateTime::from_timestamp_micros(us) {
+        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
+        None => format!("{us}us"),
+    }
+}
+
+/// The UTC date of an instant, `YYYY-MM-DD`.
+pub fn date(us: i64) -> String {
+    match chrono::DateTime::from_timestamp_micros(us) {
+        Some(time) => time.date_naive().to_string(),
+        None => "0001-01-01".to_owned(),
+    }
+}

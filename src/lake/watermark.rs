@@ -1,0 +1,154 @@
+//! `watermark.json`: the lake's truth, replaced by compare-and-swap at every commit.
+//!
+//! Owns: its fields and its reading. Invariant: `through` is an end position; everything below it is in the
+//! lake, once, and nothing above it is visible.
+
+use super::{FORMAT, Unreadable, WATERMARK};
+use crate::lsn::{CommitSeq, Epoch, Lsn};
+use crate::table_name::TableName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Whether the slot that belongs to the lake exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotState {
+    /// A first start is under way; a slot of the recorded name belongs to it.
+    Creating,
+    /// The slot stands at or before `through`.
+    Ready,
+}
+
+/// The publication as it was when last looked at: any edit changes an `(oid, xmin)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicationMark {
+    /// `pubname`.
+    pub name: String,
+    /// `pg_publication.oid`.
+    pub oid: u32,
+    /// `pg_publication.xmin`.
+    pub xmin: u32,
+    /// `(oid, xmin)` of each table's `pg_publication_rel` row; none for tables published by schema or ALL TABLES.
+    pub tables: BTreeMap<TableName, (u32, u32)>,
+    /// `(oid, xmin)` of each `pg_publication_namespace` row.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schemas: BTreeMap<String, (u32, u32)>,
+}
+
+/// Which database the lake follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// IDENTIFY_SYSTEM's systemid, as text.
+    pub system_identifier: String,
+    /// Timeline that `through` lies on.
+    pub timeline: u32,
+    /// Database name.
+    pub database: String,
+    /// Replication slot.
+    pub slot: String,
+    /// Publication, once it has been looked at.
+    pub publication: Option<PublicationMark>,
+}
+
+/// A version whose first snapshot is not committed yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Version number.
+    pub version: u32,
+    /// Catalogue fingerprint of its shape.
+    pub fingerprint: String,
+}
+
+/// A table as the lake holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableMark {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Version that readers use; `None` until the first snapshot is committed.
+    pub version: Option<u32>,
+    /// Consistent point of the current version's latest snapshot; `None` if it has none.
+    pub snapshot: Option<Lsn>,
+    /// Catalogue fingerprint of the current shape.
+    pub fingerprint: String,
+    /// Versions that wait for their snapshot; the same number as `version` means a new copy within the version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<Pending>,
+}
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermark {
+    /// Layout number, [`FORMAT`].
+    pub format: u32,
+    /// Fencing number of the writer.
+    pub epoch: Epoch,
+    /// Who wrote it: host, pid and a random part.
+    pub writer: String,
+    /// Number of the last commit.
+    pub seq: CommitSeq,
+    /// End position: the lake holds exactly the transactions with commit LSN below it. `None` before the slot exists.
+    pub through: Option<Lsn>,
+    /// Progress of the first start.
+    pub slot_state: SlotState,
+    /// Path of the last commit's manifest; `None` before the first.
+    pub commit: Option<String>,
+    /// When it was written, RFC 3339, UTC.
+    pub commit_time: String,
+    /// The source.
+    pub source: Source,
+    /// All streamed tables.
+    pub tables: BTreeMap<TableName, TableMark>,
+}
+
+impl Watermark {
+    /// Reads the document.
+    pub fn parse(body: &[u8]) -> Result<Self, Unreadable> {
+        let bad = |reason: String| Unreadable { path: WATERMARK.to_owned(), reason };
+        let value: serde_json::Value = serde_json::from_slice(body).map_err(|e| bad(format!("not JSON: {e}")))?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(n) if n == u64::from(FORMAT) => {}
+            Some(n) => return Err(bad(format!("format {n}; this program reads format {FORMAT}: use the huella that wrote it"))),
+            None => return Err(bad("no \"format\": not a watermark of huella".to_owned())),
+        }
+        serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+    }
+
+    /// The document as it is stored.
+    pub fn to_body(&self) -> bytes::Bytes {
+        serde_json::to_vec(self).expect("a watermark has only text keys, so it is always JSON").into()
+    }
+
+    /// `through`, or `0/0` before the slot exists.
+    pub fn position(&self) -> Lsn {
+        self.through.unwrap_or(Lsn::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contracts_example_is_read_and_written_back() {
+        let text = r#"{"format": 1, "epoch": 7, "writer": "host-pid-random", "seq": 1234, "through": "0/16B3748", "slot_state": "ready",
+         "commit": "commits/00000000000000001234-e000007.json", "commit_time": "2026-11-24T03:22:10.123456Z",
+         "source": {"system_identifier": "7435", "timeline": 1, "database": "postgres", "slot": "huella",
+                    "publication": {"name": "huella", "oid": 16500, "xmin": 811, "tables": {"public.donaciones": [16501, 811]}}},
+         "tables": {"public.donaciones": {"oid": 16402, "version": 2, "snapshot": "0/16A0000", "fingerprint": "f",
+                                          "pending": [{"version": 3, "fingerprint": "g"}]}}}"#;
+        let read = Watermark::parse(text.as_bytes()).expect("the example is valid");
+        assert_eq!(read.through, Some(Lsn(0x16B3748)));
+        let again = Watermark::parse(&read.to_body()).expect("what was written is valid");
+        assert_eq!(read, again);
+        let original: serde_json::Value = serde_json::from_str(text).expect("json");
+        let written: serde_json::Value = serde_json::from_slice(&read.to_body()).expect("json");
+        assert_eq!(original, written);
+    }
+
+    #[test]
+    fn another_format_garbage_and_emptiness_are_refused() {
+        for body in ["", "{", "[]", "{}", r#"{"format": 2}"#, r#"{"format": 1}"#] {
+            assert!(Watermark::parse(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From cut pieces to commits: encoding, uploading, committing, each ahead of the next by one piece.
+//!
+//! Owns: the encode task and the commit task, folding of pieces that arrive faster than the watermark may be
+//! written, copies that wait for their position. Does not own: when to cut (`session`), the protocol (`commit`).
+//! Invariants: commits follow the order of pieces; files without a boundary are named by the next boundary only;
+//! when the sender is dropped, everything up to the last boundary is committed before the task ends.
+
+use super::edit::Edit;
+use crate::batch::{EncodedFile, Piece, encode};
+use crate::commit::{Change, Held, put_data};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lake::{DataFile, SnapshotMark, Watermark};
+use crate::lsn::Lsn;
+use futures_util::StreamExt;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Files of one piece that are uploaded at the same time: enough to hide the latency of an object store.
+const UPLOADS: usize = 4;
+
+/// A finished copy of a table, its files durable.
+#[derive(Debug, Clone)]
+pub(crate) struct Copied {
+    pub(crate) mark: SnapshotMark,
+    pub(crate) oid: u32,
+    pub(crate) fingerprint: String,
+    pub(crate) files: Vec<DataFile>,
+}
+
+/// What the session hands over, in order.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Rows, and what changes with them.
+    Piece(Piece, Vec<Edit>),
+    /// A copy that becomes current once the stream has passed its point.
+    Copied(Copied),
+}
+
+enum Encoded {
+    Piece { files: Vec<EncodedFile>, through: Option<Lsn>, transactions: u64, rows: u64, last_commit_us: Option<i64>, edits: Vec<Edit> },
+    Copied(Copied),
+}
+
+/// The running pipeline of one session.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    orders: mpsc::Sender<Order>,
+    committed: watch::Receiver<Arc<Watermark>>,
+    task: JoinHandle<(Held, Result<()>)>,
+}
+
+impl Pipeline {
+    /// Starts both tasks on the lake that is held.
+    pub(crate) fn start(held: Held) -> Self {
+        // One piece in each hand: being filled (session), waiting, being encoded, being uploaded. The memory budget is divided accordingly.
+        let (orders, to_encode) = mpsc::channel(1);
+        let (encoded, to_commit) = mpsc::channel(1);
+        let (report, committed) = watch::channel(Arc::new(held.watermark().clone()));
+        let task = tokio::spawn(async move {
+            let encoder = tokio::spawn(encode_all(to_encode, encoded));
+            let mut committer = Committer { held, report, ready: None, tail: Vec::new(), waiting: Vec::new() };
+            let mut done = committer.run(to_commit).await;
+            match encoder.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => done = done.and(Err(error)),
+                Err(panic) => done = done.and(Err(Error::bug("the encoder panicked").with_source(panic))),
+            }
+            (committer.held, done)
+        });
+        Self { orders, committed, task }
+    }
+
+    /// Hands an order over; waits while the lake is slower than the source.
+    pub(crate) async fn send(&self, order: Order) -> Result<()> {
+        self.orders.send(order).await.map_err(|_| Error::retry("the commit task has ended"))
+    }
+
+    /// Ends when the commit task has ended.
+    pub(crate) async fn closed(&self) {
+        self.orders.closed().await;
+    }
+
+    /// The last committed watermark, and its changes.
+    pub(crate) fn committed(&mut self) -> &mut watch::Receiver<Arc<Watermark>> {
+        &mut self.committed
+    }
+
+    /// Commits what was handed over up to its last boundary, and gives the lake back.
+    pub(crate) async fn finish(self) -> Result<(Held, Result<()>)> {
+        drop(self.orders);
+        self.task.await.map_err(|panic| Error::bug("the commit task panicked").with_source(panic))
+    }
+}
+
+async fn encode_all(mut orders: mpsc::Receiver<Order>, encoded: mpsc::Sender<Encoded>) -> Result<()> {
+    while let Some(order) = orders.recv().await {
+        let next = match order {
+            Order::Copied(copied) => Encoded::Copied(copied),
+            Order::Piece(piece, edits) => {
+                let (through, transactions, rows, last_commit_us) = (piece.through, piece.transactions, piece.rows, piece.last_commit_us);
+                let files = if piece.tables.is_empty() {
+                    Vec::new()
+                } else {
+                    tokio::task::spawn_blocking(move || piece.tables.into_iter().map(|table| encode(&table)).collect::<Result<Vec<_>>>())
+                        .await
+                        .map_err(|panic| Error::bug("encoding panicked").with_source(panic))??
+                };
+                Encoded::Piece { files, through, transactions, rows, last_commit_us, edits }
+            }
+        };
+        if encoded.send(next).await.is_err() {
+            break; // the committer has ended and says why itself
+        }
+    }
+    Ok(())
+}
+
+/// What the next commit will hold.
+#[derive(Default)]
+struct Ready {
+    change: Change,
+    edits: Vec<Edit>,
+    transactions: u64,
+    rows: u64,
+    last_commit_us: Option<i64>,
+}
+
+struct Committer {
+    held: Held,
+    report: watch::Sender<Arc<Watermark>>,
+    ready: Option<Ready>,
+    /// Files of a transaction that is still arriving.
+    tail: Vec<DataFile>,
+    waiting: Vec<Copied>,
+}
+
+impl Committer {
+    async fn run(&mut self, mut pieces: mpsc::Receiver<Encoded>) -> Result<()> {
+        loop {
+            let may_write = self.held.next_write();
+            tokio::select! {
+                biased;
+                // Visible as soon as the store allows; until then further pieces join the same commit.
+                () = tokio::time::sleep_until(may_write), if self.ready.is_some() => self.commit().await?,
+                piece = pieces.recv() => match piece {
+                    Some(piece) => self.take(piece).await?,
+                    None => break,
+                },
+            }
+        }
+        if self.ready.is_some() {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, piece: Encoded) -> Result<()> {
+        match piece {
+            Encoded::Copied(copied) => {
+                let through = self.held.watermark().position();
+                if copied.mark.snapshot <= through && self.ready.is_none() {
+                    self.ready = Some(Ready { change: Change { through, ..Change::default() }, ..Ready::default() });
+                }
+                self.waiting.push(copied);
+            }
+            Encoded::Piece { files, through, transactions, rows, last_commit_us, edits } => {
+                let (store, namer) = (Arc::clone(self.held.store()), Arc::clone(self.held.namer()));
+                let mut uploads = futures_util::stream::iter(files)
+                    .map(|file| {
+                        let (store, namer) = (Arc::clone(&store), Arc::clone(&namer));
+                        async move { put_data(store.as_ref(), &namer, file).await }
+                    })
+                    .buffer_unordered(UPLOADS);
+                while let Some(file) = uploads.next().await {
+                    self.tail.push(file?);
+                }
+                if through.is_none() && edits.is_empty() {
+                    return Ok(());
+                }
+                let position = self.held.watermark().position();
+                let ready = self.ready.get_or_insert_with(|| Ready { change: Change { through: position, ..Change::default() }, ..Ready::default() });
+                ready.edits.extend(edits);
+                if let Some(through) = through {
+                    ready.change.through = through;
+                    ready.change.files.append(&mut self.tail);
+                    ready.transactions += transactions;
+                    ready.rows += rows;
+                    ready.last_commit_us = last_commit_us;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        let Some(mut ready) = self.ready.take() else { return Ok(()) };
+        let through = ready.change.through;
+        let (mature, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|c| c.mark.snapshot <= through);
+        self.waiting = waiting;
+        let copied: Vec<Copied> = mature;
+        for copy in copied {
+            ready.change.files.extend(copy.files);
+            ready.change.snapshots.push(copy.mark.clone());
+            ready.edits.push(Edit::Current { mark: copy.mark, oid: copy.oid, fingerprint: copy.fingerprint });
+        }
+        let tables: BTreeSet<String> = ready.change.files.iter().map(|f| f.table.to_string()).collect();
+        let (files, bytes) = (ready.change.files.len(), ready.change.files.iter().map(|f| f.bytes).sum::<u64>());
+        let rows: u64 = ready.change.files.iter().map(|f| f.rows).sum();
+        let snapshots = ready.change.snapshots.clone();
+        let edits = ready.edits;
+        self.held.commit(ready.change, |watermark| edits.iter().for_each(|edit| edit.apply(watermark))).await?;
+        for snapshot in &snapshots {
+            tracing::info!(table = %snapshot.table, version = snapshot.version, snapshot = %snapshot.snapshot, rows = snapshot.rows, "table copied and current");
+            failpoint::hit("snapshot.after_commit");
+        }
+        let now_us = chrono::Utc::now().timestamp_micros();
+        tracing::info!(
+            seq = self.held.watermark().seq.0,
+            through = %through,
+            transactions = ready.transactions,
+            rows,
+            files,
+            bytes,
+            lag_ms = ready.last_commit_us.filter(|_| ready.transactions > 0).map(|us| (now_us - us).max(0) / 1000),
+            tables = %tables.into_iter().collect::<Vec<_>>().join(","),
+            "committed"
+        );
+        failpoint::hit("commit.before_ack");
+        // Only a watermark that stands is ever published for the ack.
+        self.report.send_replace(Arc::new(self.held.watermark().clone()));
+        Ok(())
+    }
+}

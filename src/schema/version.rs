@@ -1,0 +1,343 @@
+//! A version of a table: what one external table of a warehouse can read; and how a shape that arrives fits into it.
+//!
+//! Owns: `schema.json`, the layout from a RELATION message to lake columns, the rule which changes of shape stay
+//! within a version. Does not own: noticing a change, numbering versions (`replicate`). Invariants: a column's
+//! lake type never changes within a version; a column's name in the lake never changes; columns are only added at the end.
+
+use super::names::lake_names;
+use super::types::{Conversion, LakeType, PgType, conversion};
+use crate::pgoutput::{Relation, ReplicaIdentity};
+use crate::postgres::catalogue::{Column, Table};
+use crate::table_name::TableName;
+use serde::{Deserialize, Serialize};
+
+/// The columns that every data file carries after the table's own.
+pub const METADATA: [&str; 8] = ["_op", "_commit_lsn", "_seq", "_commit_ts", "_xid", "_unchanged", "_old_key", "_exceptions"];
+
+/// Which columns must not reach the lake as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Privacy {
+    /// Source names of columns that are dropped in the decoder.
+    pub exclude: Vec<String>,
+    /// Source names of columns that are stored as HMAC-SHA-256.
+    pub hash: Vec<String>,
+}
+
+/// A column of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaColumn {
+    /// Name in the lake.
+    pub name: String,
+    /// Name at the source.
+    pub source: String,
+    /// `pg_attribute.attnum`.
+    pub attnum: i16,
+    /// Type at the source, as it was last seen.
+    pub type_oid: u32,
+    /// Type modifier at the source, as it was last seen.
+    pub typmod: i32,
+    /// Type's name at the source (domains by their base type).
+    pub source_type: String,
+    /// Type in the lake, fixed for the version.
+    pub lake_type: LakeType,
+    /// How text becomes a cell.
+    pub conversion: Conversion,
+    /// Stored as HMAC-SHA-256 of the text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hashed: bool,
+    /// Dropped at the source: NULL in newer rows, absent in newer files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
+}
+
+/// A version of a table, as `schema.json` and the footers of its files hold it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSchema {
+    /// Table.
+    pub table: TableName,
+    /// Version number, from 1.
+    pub version: u32,
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Columns in their order in the files, dropped ones included.
+    pub columns: Vec<SchemaColumn>,
+    /// Lake names of the key's columns; empty: no key, the state is a multiset.
+    pub key: Vec<String>,
+}
+
+/// How the columns of a tuple on the wire lie in a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// For each wire column the index of the schema's column; `None` for an excluded one.
+    pub slots: Vec<Option<usize>>,
+    /// Indices of wire columns that form the key, in wire order.
+    pub key: Vec<usize>,
+    /// Indices of live schema columns that the wire does not have.
+    pub absent: Vec<usize>,
+}
+
+/// What a shape means for a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fit {
+    /// It is the version's.
+    Same(Layout),
+    /// It stays within the version, which becomes `schema`. `copy`: rows changed without a message, so the table is copied anew.
+    Extends {
+        /// The version with its new or dropped columns.
+        schema: Box<TableSchema>,
+        /// Layout in it.
+        layout: Layout,
+        /// Why a new copy is needed, if it is.
+        copy: Option<String>,
+        /// What changed, for people.
+        what: String,
+    },
+    /// It needs a new version.
+    Breaks(String),
+}
+
+impl TableSchema {
+    /// Begins a version with the catalogue's present shape.
+    pub fn begin(table: &Table, version: u32, privacy: &Privacy) -> Self {
+        let mut schema =
+            TableSchema { table: table.name.clone(), version, oid: table.oid, columns: Vec::new(), key: Vec::new() };
+        for column in live(table) {
+            schema.push(column, privacy);
+        }
+        schema.key = table.key.iter().filter_map(|name| schema.by_source(name)).map(|c| c.name.clone()).collect();
+        schema
+    }
+
+    fn push(&mut self, column: &Column, privacy: &Privacy) {
+        if privacy.exclude.contains(&column.name) {
+            return;
+        }
+        let hashed = privacy.hash.contains(&column.name);
+        let pg = PgType {
+            oid: column.base.oid,
+            typmod: column.base.typmod,
+            name: column.base.name.clone(),
+            element: column.base.element,
+            element_typmod: column.base.element_typmod,
+        };
+        let conversion = conversion(&pg);
+        let mut names: Vec<&str> = self.columns.iter().map(|c| c.source.as_str()).collect();
+        names.push(&column.name);
+        let name = lake_names(&names).pop().expect("as many lake names as source names");
+        self.columns.push(SchemaColumn {
+            name,
+            source: column.name.clone(),
+            attnum: column.attnum,
+            type_oid: column.type_oid,
+            typmod: column.typmod,
+            source_type: column.base.name.clone(),
+            lake_type: if hashed { LakeType::String } else { conversion.lake_type() },
+            conversion,
+            hashed,
+            dropped: false,
+        });
+    }
+
+    /// The live column of that name at the source.
+    pub fn by_source(&self, source: &str) -> Option<&SchemaColumn> {
+        self.columns.iter().find(|c| !c.dropped && c.source == source)
+    }
+
+    /// Indices of the key's columns, in the key's order.
+    pub fn key_indices(&self) -> Vec<usize> {
+        self.key.iter().filter_map(|k| self.columns.iter().position(|c| !c.dropped && c.name == *k)).collect()
+    }
+
+    /// How a RELATION message fits. `table` is the catalogue's present view of it, where it has one: it may be ahead of the stream.
+    pub fn fit_relation(&self, relation: &Relation, table: Option<&Table>, privacy: &Privacy) -> Fit {
+        let wire: Vec<WireColumn<'_>> = relation
+            .columns
+            .iter()
+            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: table.and_then(|t| column(t, &c.name)) })
+            .collect();
+        let key: Option<Vec<&str>> = match relation.identity {
+            // FULL flags every column; the key is then the catalogue's business.
+            ReplicaIdentity::Full => table.map(|t| t.key.iter().map(String::as_str).collect()),
+            ReplicaIdentity::Default | ReplicaIdentity::Index => Some(relation.columns.iter().filter(|c| c.key).map(|c| c.name.as_str()).collect()),
+            ReplicaIdentity::Nothing => None,
+        };
+        self.fit(relation.id, &wire, key, table, privacy)
+    }
+
+    /// How the catalogue's present shape fits.
+    pub fn fit_catalogue(&self, table: &Table, privacy: &Privacy) -> Fit {
+        let wire: Vec<WireColumn<'_>> = live(table)
+            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c) })
+            .collect();
+        self.fit(table.oid, &wire, Some(table.key.iter().map(String::as_str).collect()), None, privacy)
+    }
+
+    fn fit(&self, oid: u32, wire: &[WireColumn<'_>], key: Option<Vec<&str>>, table: Option<&Table>, privacy: &Privacy) -> Fit {
+        if oid != self.oid {
+            return Fit::Breaks(format!("the table was dropped and created again (oid {} became {oid})", self.oid));
+        }
+        let mut next = self.clone();
+        let mut what = Vec::new();
+        let mut copy = None;
+        for column in wire.iter().filter(|c| !privacy.exclude.iter().any(|e| e == c.name)) {
+            let Some(index) = next.columns.iter().position(|c| !c.dropped && c.source == column.name) else {
+                if self.late(column).is_some() {
+                    continue;
+                }
+                match self.added(column, wire) {
+                    Ok(found) => {
+                        if found.has_missing || found.identity {
+                            copy = Some(format!("column {} was added with values for the rows there were", column.name));
+                        }
+                        what.push(format!("column {} added", column.name));
+                        next.push(found, privacy);
+                        continue;
+                    }
+                    Err(reason) => return Fit::Breaks(reason),
+                }
+            };
+            let known = &mut next.columns[index];
+            if let Some(found) = column.catalogue
+                && found.attnum != known.attnum
+                && known.attnum != 0
+                && found.type_oid == column.type_oid
+            {
+                return Fit::Breaks(format!("column {} was dropped and added again", column.name));
+            }
+            if (known.type_oid, known.typmod) != (column.type_oid, column.typmod) {
+                if widens((column.type_oid, column.typmod), (known.type_oid, known.typmod), known) {
+                    continue; // the stream is behind a widening that the catalogue showed already
+                }
+                if !widens((known.type_oid, known.typmod), (column.type_oid, column.typmod), known) {
+                    return Fit::Breaks(format!("column {} changed its type", column.name));
+                }
+                what.push(format!("column {} became wider", column.name));
+                known.type_oid = column.type_oid;
+                known.typmod = column.typmod;
+                if !known.hashed
+                    && let Some(found) = column.catalogue.filter(|f| f.type_oid == column.type_oid)
+                {
+                    known.source_type = found.base.name.clone();
+                }
+            }
+        }
+        for index in 0..next.columns.len() {
+            let gone = &next.columns[index];
+            let behind = table.is_some_and(|t| column(t, &gone.source).is_some_and(|c| c.attnum == gone.attnum));
+            if !gone.dropped && !behind && !wire.iter().any(|c| c.name == gone.source) {
+                if next.key.contains(&gone.name) {
+                    return Fit::Breaks(format!("key column {} was dropped", gone.source));
+                }
+                what.push(format!("column {} dropped", gone.source));
+                next.columns[index].dropped = true;
+            }
+        }
+        if let Some(key) = key {
+            let named: Option<Vec<&str>> = key.iter().map(|k| next.by_source(k).map(|c| c.name.as_str())).collect();
+            let mut now = named.unwrap_or_default();
+            let mut before: Vec<&str> = next.key.iter().map(String::as_str).collect();
+            now.sort_unstable();
+            before.sort_unstable();
+            if now != before {
+                return Fit::Breaks("the key changed".to_owned());
+            }
+        }
+        let layout = next.layout(wire.iter().map(|c| c.name), |name| wire.iter().find(|c| c.name == name).and_then(|c| next.late(c)));
+        if next == *self {
+            Fit::Same(layout)
+        } else {
+            Fit::Extends { schema: Box::new(next), layout, copy, what: what.join(", ") }
+        }
+    }
+
+    /// Whether a column that the version does not know may be added to it.
+    fn added<'a>(&self, column: &WireColumn<'a>, wire: &[WireColumn<'a>]) -> Result<&'a Column, String> {
+        let name = column.name;
+        let Some(found) = column.catalogue.filter(|f| f.type_oid == column.type_oid) else {
+            return Err(format!("column {name} appeared and the catalogue no longer knows it"));
+        };
+        if let Some(old) = self.columns.iter().find(|c| !c.dropped && c.attnum == found.attnum && c.attnum != 0) {
+            return Err(format!("column {} was renamed to {name}", old.source));
+        }
+        let at_the_end = wire.iter().skip_while(|c| c.name != name).all(|c| self.by_source(c.name).is_none());
+        if !at_the_end {
+            return Err(format!("column {name} appeared before columns known already"));
+        }
+        if self.columns.iter().any(|c| c.dropped && c.source == name) {
+            return Err(format!("column {name} was dropped earlier and added again"));
+        }
+        Ok(found)
+    }
+
+    /// A column that the catalogue showed as dropped already while the stream is still before that.
+    fn late(&self, column: &WireColumn<'_>) -> Option<usize> {
+        let known = |c: &SchemaColumn| c.dropped && c.source == column.name && c.type_oid == column.type_oid;
+        self.columns.iter().rposition(known).filter(|_| column.catalogue.is_none())
+    }
+
+    /// The layout of tuples with these columns; the schema knows them all but for excluded ones.
+    fn layout<'a>(&self, wire: impl Iterator<Item = &'a str>, late: impl Fn(&str) -> Option<usize>) -> Layout {
+        let slots: Vec<Option<usize>> =
+            wire.map(|name| self.columns.iter().position(|c| !c.dropped && c.source == name).or_else(|| late(name))).collect();
+        let keys = self.key_indices();
+        Layout {
+            key: (0..slots.len()).filter(|w| slots[*w].is_some_and(|s| keys.contains(&s))).collect(),
+            absent: (0..self.columns.len()).filter(|i| !self.columns[*i].dropped && !slots.contains(&Some(*i))).collect(),
+            slots,
+        }
+    }
+
+    /// The layout of a copy that selects the version's live columns in their order.
+    pub fn copy_layout(&self) -> Layout {
+        self.layout(self.columns.iter().filter(|c| !c.dropped).map(|c| c.source.as_str()), |_| None)
+    }
+
+    /// The document as it is stored, and as footers carry it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a schema has only text keys, so it is always JSON")
+    }
+}
+
+/// A column of a RELATION message, or of the catalogue.
+struct WireColumn<'a> {
+    name: &'a str,
+    type_oid: u32,
+    typmod: i32,
+    catalogue: Option<&'a Column>,
+}
+
+/// The columns that stream and copies carry: generated ones are left out of both.
+fn live(table: &Table) -> impl Iterator<Item = &Column> {
+    table.columns.iter().filter(|c| !c.generated)
+}
+
+fn column<'a>(table: &'a Table, name: &str) -> Option<&'a Column> {
+    live(table).find(|c| c.name == name)
+}
+
+const INT2: u32 = 21;
+const INT4: u32 = 23;
+const INT8: u32 = 20;
+const FLOAT4: u32 = 700;
+const FLOAT8: u32 = 701;
+const NUMERIC: u32 = 1700;
+const VARCHAR: u32 = 1043;
+const TEXT: u32 = 25;
+
+/// Whether a change of type keeps every value and the lake's type (contract, "Schema versions").
+fn widens((old, old_mod): (u32, i32), (new, new_mod): (u32, i32), known: &SchemaColumn) -> bool {
+    let wider_length = old_mod == new_mod || new_mod == -1 || (old_mod >= 0 && new_mod > old_mod);
+    match (old, new) {
+        (INT2, INT4 | INT8) | (INT4, INT8) => true,
+        (FLOAT4, FLOAT8) => known.lake_type == LakeType::Double || known.hashed,
+        (VARCHAR, VARCHAR | TEXT) => wider_length,
+        (NUMERIC, NUMERIC) => {
+            let of = |typmod| conversion(&PgType { oid: NUMERIC, typmod, name: "numeric".to_owned(), element: None, element_typmod: -1 });
+            let (precision, scale) = (|t: i32| (t - 4) >> 16, |t: i32| ((((t - 4) & 0x7FF) ^ 0x400) - 0x400));
+            let digits = |t: i32| precision(t) - scale(t);
+            let grows = new_mod == -1 || (old_mod >= 0 && scale(new_mod) >= scale(old_mod) && digits(new_mod) >= digits(old_mod));
+            grows && of(new_mod).lake_type() == of(old_mod).lake_type()
+        }
+        (a, b) => a == b && old_mod == new_mod,
+    }
+}
