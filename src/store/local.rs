@@ -29,7 +29,7 @@ const TEMP_FOLDER: &str = ".tmp-huella";
 /// Never deleted: a lock on a deleted file excludes nobody.
 const LOCK_NAME: &str = "lock";
 /// A holder needs milliseconds (one rename); longer means that it is stopped, and waiting on would hide that.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Between two tries for the lock: well below a disk's flush.
 const LOCK_POLL: Duration = Duration::from_millis(1);
 /// An unfinished file this old belongs to nobody: writing one takes seconds.
@@ -450,4 +450,32 @@ fn io_error(path: &str, doing: &str, e: &io::Error) -> StoreError {
         _ => return StoreError::trouble(path, format!("{doing}: {e}")),
     };
     StoreError::refused(path, format!("{doing}: {e}; {mend}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operating_system_s_error_says_whether_to_wait_or_to_mend() {
+        let of = |code: i32| io_error("a/b", "writing", &io::Error::from_raw_os_error(code));
+        for passing in [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENOMEM, libc::ETIMEDOUT] {
+            assert!(matches!(of(passing), StoreError::Trouble { .. }), "{}", of(passing));
+        }
+        for person in [
+            libc::EACCES,
+            libc::EPERM,
+            libc::EROFS,
+            libc::ENAMETOOLONG,
+            libc::ENOTDIR,
+            libc::EXDEV,
+            libc::EOPNOTSUPP,
+            libc::EINVAL,
+            libc::EIO,
+        ] {
+            assert!(matches!(of(person), StoreError::Refused { .. }), "{}", of(person));
+        }
+        assert!(of(libc::ENOSPC).to_string().contains("free some space"), "{}", of(libc::ENOSPC));
+        assert!(of(libc::EROFS).to_string().starts_with("a/b: writing: "), "{}", of(libc::EROFS));
+    }
 }
