@@ -3,8 +3,10 @@
 //!
 //! Owns: what `Store` promises to its callers. Does not own: what only one store can show (`store_local`, `store_gcs`).
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 use bytes::Bytes;
-use huella::store::{GcsSettings, GcsStore, Generation, LocalStore, Store, StoreError};
+use huella::store::{FaultStore, GcsSettings, GcsStore, Generation, LocalStore, Plan, Store, StoreError};
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,6 +31,11 @@ async fn directory() -> Bed {
     Bed { store, _keep: Box::new(folder) }
 }
 
+async fn behind_a_plan_without_faults() -> Bed {
+    let Bed { store, _keep } = directory().await;
+    Bed { store: Arc::new(FaultStore::new(store, Plan::default())), _keep }
+}
+
 /// Small pages, so that every listing of more than three objects is paged; a low threshold, so that large objects are resumed.
 async fn bucket_in_this_process() -> Bed {
     let fake = fake_gcs::FakeGcs::start("bucket", 3).await;
@@ -47,6 +54,7 @@ async fn fake_gcs_server() -> Bed {
 macro_rules! contract {
     ($($claim:ident),* $(,)?) => {
         mod directory { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $claim() { super::claims::$claim(super::directory().await).await })* }
+        mod behind_a_plan_without_faults { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $claim() { super::claims::$claim(super::behind_a_plan_without_faults().await).await })* }
         mod bucket_in_this_process { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $claim() { super::claims::$claim(super::bucket_in_this_process().await).await })* }
         mod fake_gcs_server { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $claim() { super::claims::$claim(super::fake_gcs_server().await).await })* }
     };

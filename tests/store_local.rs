@@ -1,5 +1,7 @@
 //! What only a directory can show: several processes, killed holders, leftovers, directories that refuse.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 use bytes::Bytes;
 use huella::error::{Error, Kind};
 use huella::store::{Generation, LocalStore, Store, StoreError};

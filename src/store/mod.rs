@@ -16,6 +16,7 @@ pub use local::LocalStore;
 use crate::error::{Error, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,16 +79,21 @@ pub enum StoreError {
 
 impl StoreError {
     fn precondition(path: &str) -> Self {
-        Self::Precondition { path: path.into() }
+        Self::Precondition { path: shown(path) }
     }
 
     fn trouble(path: &str, message: impl Into<String>) -> Self {
-        Self::Trouble { path: path.into(), message: message.into() }
+        Self::Trouble { path: shown(path), message: message.into() }
     }
 
     fn refused(path: &str, message: impl Into<String>) -> Self {
-        Self::Refused { path: path.into(), message: message.into() }
+        Self::Refused { path: shown(path), message: message.into() }
     }
+}
+
+/// A path for a message; that of the whole lake's listing is empty.
+fn shown(path: &str) -> String {
+    if path.is_empty() { "the lake's root".into() } else { path.into() }
 }
 
 /// For callers to whom a store's error means no more than its kind. A failed precondition says that somebody else wrote
@@ -146,13 +152,18 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>> {
             Arc::new(opened.map_err(|e| Error::bug("opening the lake's directory panicked").with_source(e))??)
         }
     };
-    let Some(plan) = std::env::var_os(FAULTS_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(store) };
+    behind_faults(store, std::env::var_os(FAULTS_VARIABLE))
+}
+
+fn behind_faults(store: Arc<dyn Store>, plan: Option<OsString>) -> Result<Arc<dyn Store>> {
+    let Some(plan) = plan.filter(|text| !text.is_empty()) else { return Ok(store) };
     if !cfg!(debug_assertions) {
         tracing::warn!("{FAULTS_VARIABLE} is set but this build injects no faults; unset it");
         return Ok(store);
     }
     let plan = plan.into_string().map_err(|_| Error::config(format!("{FAULTS_VARIABLE}: not UTF-8")))?;
-    Ok(Arc::new(FaultStore::new(store, Plan::parse(&plan)?)))
+    let plan = Plan::parse(&plan).map_err(|e| e.context(FAULTS_VARIABLE))?;
+    Ok(Arc::new(FaultStore::new(store, plan)))
 }
 
 /// Where a lake's URL points.
@@ -300,5 +311,18 @@ mod tests {
         assert_eq!(kind(StoreError::trouble("a", "503")), Kind::Retry);
         assert_eq!(kind(StoreError::refused("a", "403")), Kind::Lake);
         assert_eq!(Error::from(StoreError::trouble("a/b", "HTTP 503")).to_string(), "a/b: HTTP 503");
+    }
+
+    #[tokio::test]
+    async fn a_debug_build_injects_the_faults_it_is_told_and_refuses_nonsense() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = || Arc::new(LocalStore::open(folder.path().to_owned()).unwrap());
+        let list = async |plan: Option<&str>| behind_faults(store(), plan.map(OsString::from)).unwrap().list("").await;
+        assert!(list(None).await.is_ok() && list(Some("")).await.is_ok());
+        assert_eq!(list(Some("list=forbid")).await.is_err(), cfg!(debug_assertions));
+        if cfg!(debug_assertions) {
+            let error = behind_faults(store(), Some("list=sing".into())).unwrap_err();
+            assert!(error.kind() == Kind::Config && error.to_string().starts_with("HUELLA_FAULTS: "), "{error}");
+        }
     }
 }
