@@ -1,0 +1,481 @@
+//! A lake in a directory: objects are files, generations are modification times that never repeat.
+//!
+//! Owns: durable, atomic writes on a local Linux file system, the lock that makes compare-and-swap true across
+//! processes. Does not own: network file systems (locks and hard links are not promised there).
+//! Invariants: a file is visible only whole and after its bytes are durable; `Ok` means that its name is durable too;
+//! two contents of one path never have the same generation.
+//!
+//! **Generation** is the file's modification time in nanoseconds, set by us. A replacement happens under an exclusive
+//! lock and is stamped later than what it replaces, whatever the clock says. A deletion, under the same lock, first
+//! raises the lock file's own time to that of the deleted file; a creation is stamped later than the lock file, which
+//! it compares under the shared lock while it links the file into place. So times of one path only grow.
+//!
+//! Unfinished files live in `.tmp-huella/` beside the lock; what a crash leaves there is swept a day later.
+
+use super::{Generation, Meta, Object, RESERVED, Store, StoreError, check_path, check_prefix};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Unfinished files and the lock.
+const TEMP_FOLDER: &str = ".tmp-huella";
+/// Never deleted: a lock on a deleted file excludes nobody.
+const LOCK_NAME: &str = "lock";
+/// A holder needs milliseconds (one rename); longer means that it is stopped, and waiting on would hide that.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Between two tries for the lock: well below a disk's flush.
+const LOCK_POLL: Duration = Duration::from_millis(1);
+/// An unfinished file this old belongs to nobody: writing one takes seconds.
+const TEMP_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Buffer for checksumming a file: large enough to amortise the call, small enough to stay in cache.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// A directory as a store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct LocalStore(Arc<Directory>);
+
+#[derive(Debug)]
+struct Directory {
+    root: PathBuf,
+    temp: PathBuf,
+    /// Tells this process's unfinished files from another's on the same volume (container pids repeat).
+    tag: u64,
+    temp_count: AtomicU64,
+    /// Directories whose own names are known to be durable.
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
+impl LocalStore {
+    /// Opens the directory; it need not exist, the first write makes it. A relative path is taken from the working directory.
+    ///
+    /// # Errors
+    /// `Refused` if the path is something else than a directory, or may not be looked at.
+    pub fn open(root: PathBuf) -> Result<Self, StoreError> {
+        let shown = root.display().to_string();
+        let root = std::path::absolute(&root).map_err(|e| io_error(&shown, "finding the directory", &e))?;
+        match fs::metadata(&root) {
+            Ok(found) if !found.is_dir() => return Err(StoreError::refused(&shown, "not a directory")),
+            // A process killed between rename and flush left something visible that may not be durable: make it so
+            // before anybody believes it.
+            Ok(_) => sync_dir(&root).map_err(|e| io_error(&shown, "flushing the directory", &e))?,
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(io_error(&shown, "opening the directory", &e)),
+        }
+        let temp = root.join(TEMP_FOLDER);
+        sweep(&temp);
+        let tag = RandomState::new().hash_one(std::process::id());
+        Ok(Self(Arc::new(Directory { root, temp, tag, temp_count: AtomicU64::new(0), durable: Mutex::default() })))
+    }
+
+    /// Runs file work on a thread that may block. Once begun it runs to its end, even if the caller goes away.
+    async fn blocking<T, F>(&self, path: &str, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Directory, &str) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (directory, path) = (self.0.clone(), path.to_owned());
+        let shown = path.clone();
+        tokio::task::spawn_blocking(move || work(&directory, &path))
+            .await
+            .map_err(|e| StoreError::trouble(&shown, format!("the file operation was not finished: {e}")))?
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    async fn put_new(&self, path: &str, body: Bytes) -> Result<Generation, StoreError> {
+        check_path(path)?;
+        self.blocking(path, move |directory, path| directory.put_new(path, &body)).await
+    }
+
+    async fn replace_if(&self, path: &str, body: Bytes, expected: Generation) -> Result<Generation, StoreError> {
+        check_path(path)?;
+        self.blocking(path, move |directory, path| directory.replace_if(path, &body, expected)).await
+    }
+
+    async fn get(&self, path: &str) -> Result<Option<Object>, StoreError> {
+        check_path(path)?;
+        self.blocking(path, |directory, path| {
+            let Some((mut file, found)) = directory.open_object(path)? else { return Ok(None) };
+            let mut body = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0));
+            file.read_to_end(&mut body).map_err(|e| io_error(path, "reading", &e))?;
+            Ok(Some(Object { body: body.into(), generation: generation(&found) }))
+        })
+        .await
+    }
+
+    async fn head(&self, path: &str) -> Result<Option<Meta>, StoreError> {
+        check_path(path)?;
+        self.blocking(path, |directory, path| {
+            let Some((mut file, found)) = directory.open_object(path)? else { return Ok(None) };
+            let crc = checksum(&mut file).map_err(|e| io_error(path, "reading", &e))?;
+            Ok(Some(Meta { crc32c: Some(crc), ..meta(path.to_owned(), &found) }))
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Meta>, StoreError> {
+        check_prefix(prefix)?;
+        self.blocking(prefix, |directory, prefix| directory.list(prefix)).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        check_path(path)?;
+        self.blocking(path, |directory, path| directory.delete(path)).await
+    }
+
+    fn uri(&self, path: &str) -> String {
+        self.0.root.join(path).display().to_string()
+    }
+
+    fn min_replace_interval(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Directory {
+    fn put_new(&self, path: &str, body: &[u8]) -> Result<Generation, StoreError> {
+        let target = self.root.join(path);
+        let parent = target.parent().expect("an object lies below the root");
+        let mut temp = self.write_temp(path, body)?;
+        temp.stamp(self.floor(path)?).and_then(|()| temp.file.sync_all()).map_err(|e| io_error(path, "writing", &e))?;
+        // Twice: somebody may remove the folder by hand between its making and the link.
+        for last in [false, true] {
+            self.make_durable_dir(parent).map_err(|e| io_error(path, "making the folder", &e))?;
+            let lock = self.lock(path, Lock::Shared)?;
+            let floor = time_of(&lock.metadata().map_err(|e| io_error(path, "reading the lock's time", &e))?);
+            if floor >= temp.generation {
+                temp.stamp(floor).and_then(|()| temp.file.sync_all()).map_err(|e| io_error(path, "writing", &e))?;
+            }
+            match fs::hard_link(&temp.path, &target) {
+                Ok(()) => break,
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StoreError::precondition(path)),
+                Err(e) if e.kind() == ErrorKind::NotFound && !last => self.forget_durable(),
+                Err(e) => return Err(io_error(path, "linking the finished file into place", &e)),
+            }
+        }
+        self.sync_name(path, parent)?;
+        Ok(Generation(temp.generation))
+    }
+
+    fn replace_if(&self, path: &str, body: &[u8], expected: Generation) -> Result<Generation, StoreError> {
+        let target = self.root.join(path);
+        let parent = target.parent().expect("an object lies below the root");
+        let check = || match stat(&target).map_err(|e| io_error(path, "reading", &e))? {
+            Some(found) if generation(&found) == expected => Ok(()),
+            _ => Err(StoreError::precondition(path)),
+        };
+        check()?; // decides nothing, but spares the writing, and an absent lake's folders
+        let mut temp = self.write_temp(path, body)?;
+        // The bytes go to the disk before the lock is taken: it is held for one small flush and a rename.
+        temp.file.sync_all().map_err(|e| io_error(path, "writing", &e))?;
+        let lock = self.lock(path, Lock::Exclusive)?;
+        check()?;
+        temp.stamp(expected.0).and_then(|()| temp.file.sync_all()).map_err(|e| io_error(path, "writing", &e))?;
+        fs::rename(&temp.path, &target).map_err(|e| io_error(path, "renaming the finished file into place", &e))?;
+        drop(lock);
+        self.sync_name(path, parent)?;
+        Ok(Generation(temp.generation))
+    }
+
+    fn delete(&self, path: &str) -> Result<(), StoreError> {
+        let target = self.root.join(path);
+        // Looked at before the lock, so that deleting nothing makes no folders.
+        if stat(&target).map_err(|e| io_error(path, "reading", &e))?.is_none() {
+            return Ok(());
+        }
+        let lock = self.lock(path, Lock::Exclusive)?;
+        let Some(found) = stat(&target).map_err(|e| io_error(path, "reading", &e))? else { return Ok(()) };
+        let raise = || {
+            let deleted = time_of(&found);
+            if time_of(&lock.metadata()?) < deleted {
+                set_time(&lock, deleted)?;
+                lock.sync_all()?;
+            }
+            fs::remove_file(&target)
+        };
+        raise().map_err(|e| io_error(path, "deleting", &e))?;
+        drop(lock);
+        self.sync_name(path, target.parent().expect("an object lies below the root"))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Meta>, StoreError> {
+        let base = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut found = Vec::new();
+        let mut folders = vec![base.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(self.root.join(&folder)) {
+                Ok(entries) => entries,
+                Err(e) if is_absent(&e) => continue,
+                Err(e) => return Err(io_error(&folder, "listing", &e)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|e| io_error(&folder, "listing", &e))?;
+                // A name that is not UTF-8 was not written here.
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                if name.starts_with(RESERVED) {
+                    continue;
+                }
+                let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+                // Links are followed, as reading follows them.
+                match fs::metadata(entry.path()) {
+                    Ok(about) if about.is_dir() && format!("{path}/").starts_with(prefix) => folders.push(path),
+                    Ok(about) if about.is_file() && path.starts_with(prefix) => found.push(meta(path, &about)),
+                    Ok(_) => {}
+                    Err(e) if is_absent(&e) => {} // deleted meanwhile
+                    Err(e) => return Err(io_error(&path, "listing", &e)),
+                }
+            }
+        }
+        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// The object's file and what is known of it, both of the same version: a replacement is another file.
+    fn open_object(&self, path: &str) -> Result<Option<(File, Metadata)>, StoreError> {
+        let opened = File::open(self.root.join(path)).and_then(|file| file.metadata().map(|about| (file, about)));
+        match opened {
+            Ok((_, about)) if about.is_dir() => Ok(None),
+            Ok(found) => Ok(Some(found)),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(io_error(path, "opening", &e)),
+        }
+    }
+
+    /// Writes the bytes to an unfinished file, not flushed.
+    fn write_temp(&self, path: &str, body: &[u8]) -> Result<Temp, StoreError> {
+        self.make_durable_dir(&self.temp).map_err(|e| io_error(path, "making the folder of unfinished files", &e))?;
+        let count = self.temp_count.fetch_add(1, Ordering::Relaxed);
+        let name = self.temp.join(format!("{:016x}-{count}", self.tag));
+        let file = OpenOptions::new().write(true).create_new(true).open(&name).map_err(|e| io_error(path, "making a file", &e))?;
+        let mut temp = Temp { file, path: name, generation: 0 };
+        temp.file.write_all(body).map_err(|e| io_error(path, "writing", &e))?;
+        Ok(temp)
+    }
+
+    fn lock_file(&self, path: &str) -> Result<File, StoreError> {
+        self.make_durable_dir(&self.temp).map_err(|e| io_error(path, "making the lock's folder", &e))?;
+        let name = self.temp.join(LOCK_NAME);
+        OpenOptions::new().write(true).create(true).truncate(false).open(name).map_err(|e| io_error(path, "opening the lock", &e))
+    }
+
+    /// The latest generation of any deleted object, or later.
+    fn floor(&self, path: &str) -> Result<i64, StoreError> {
+        self.lock_file(path)?.metadata().map(|about| time_of(&about)).map_err(|e| io_error(path, "reading the lock's time", &e))
+    }
+
+    /// Takes the lake's lock (flock: it goes with its holder, however that ends).
+    fn lock(&self, path: &str, kind: Lock) -> Result<File, StoreError> {
+        let file = self.lock_file(path)?;
+        let begun = Instant::now();
+        loop {
+            let taken = match kind {
+                Lock::Shared => file.try_lock_shared(),
+                Lock::Exclusive => file.try_lock(),
+            };
+            match taken {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(e)) => return Err(io_error(path, "locking", &e)),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT_MAX => std::thread::sleep(LOCK_POLL),
+                Err(TryLockError::WouldBlock) => {
+                    let held = self.temp.join(LOCK_NAME);
+                    return Err(StoreError::trouble(path, format!("another process has held {} for {LOCK_WAIT_MAX:?}", held.display())));
+                }
+            }
+        }
+    }
+
+    /// Makes a directory and those above it, each one's name durable before anything in it is believed to be.
+    fn make_durable_dir(&self, dir: &Path) -> io::Result<()> {
+        if self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(dir) {
+            return Ok(());
+        }
+        let parent = dir.parent();
+        match fs::create_dir(dir) {
+            Ok(()) => parent.map_or(Ok(()), sync_dir)?,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let Some(parent) = parent else { return Err(e) };
+                self.make_durable_dir(parent)?;
+                return self.make_durable_dir(dir);
+            }
+            // Somebody else may have made it a moment ago and not flushed yet. Above the root it is not our affair.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {
+                if dir.starts_with(&self.root) && dir != self.root {
+                    let parent = parent.expect("below the root there is a parent");
+                    self.make_durable_dir(parent)?;
+                    sync_dir(parent)?;
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(ErrorKind::NotADirectory.into()),
+            Err(e) => return Err(e),
+        }
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned());
+        Ok(())
+    }
+
+    fn forget_durable(&self) {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Makes a name that was linked, renamed or removed durable. If that fails the disk does, and what is visible can
+    /// no longer be believed by reading it back: a person must look.
+    fn sync_name(&self, path: &str, parent: &Path) -> Result<(), StoreError> {
+        sync_dir(parent).map_err(|e| {
+            StoreError::refused(
+                path,
+                format!("flushing the folder failed ({e}): what is visible may not survive a power cut; check the disk, then start again"),
+            )
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Lock {
+    Shared,
+    Exclusive,
+}
+
+/// A file that nobody sees; removed when dropped, unless it was renamed.
+struct Temp {
+    file: File,
+    path: PathBuf,
+    generation: i64,
+}
+
+impl Temp {
+    /// Gives the file its generation: now, but later than `floor`.
+    fn stamp(&mut self, floor: i64) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
+        let after = floor
+            .checked_add(1)
+            .ok_or_else(|| io::Error::other("the file it follows lies at the end of time; set its modification time anew"))?;
+        self.generation = now.max(after);
+        set_time(&self.file, self.generation)
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path); // else the sweep finds it
+    }
+}
+
+/// Sets a modification time and makes sure that the file system keeps all of it.
+fn set_time(file: &File, ns: i64) -> io::Result<()> {
+    let since = Duration::from_nanos(u64::try_from(ns).map_err(|_| io::Error::other("a modification time before 1970"))?);
+    file.set_modified(UNIX_EPOCH + since)?;
+    if time_of(&file.metadata()?) == ns {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::Unsupported, "this file system keeps no nanoseconds in modification times"))
+}
+
+fn time_of(about: &Metadata) -> i64 {
+    use std::os::unix::fs::MetadataExt;
+    about.mtime().saturating_mul(1_000_000_000).saturating_add(about.mtime_nsec())
+}
+
+fn generation(about: &Metadata) -> Generation {
+    Generation(time_of(about))
+}
+
+fn meta(path: String, about: &Metadata) -> Meta {
+    Meta { path, bytes: about.len(), crc32c: None, generation: generation(about), modified_us: time_of(about).div_euclid(1000) }
+}
+
+/// What is known of the object's file; `None` if there is no such file.
+fn stat(target: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(target) {
+        Ok(about) => Ok(about.is_file().then_some(about)),
+        Err(e) if is_absent(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn checksum(file: &mut File) -> io::Result<u32> {
+    let mut buffer = vec![0; READ_BUFFER_BYTES];
+    let mut crc = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(crc),
+            Ok(n) => crc = crc32c::crc32c_append(crc, &buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Removes unfinished files of processes long gone. Best effort: a lake that may only be read has none of ours.
+fn sweep(temp: &Path) {
+    let Ok(entries) = fs::read_dir(temp) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name() != LOCK_NAME) {
+        let age = entry.metadata().and_then(|about| about.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > TEMP_AGE_MAX) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// No such object: also where a part of the path is a file.
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Sorts an operating system's error into passing trouble and what a person must mend.
+fn io_error(path: &str, doing: &str, e: &io::Error) -> StoreError {
+    let mend = match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            return StoreError::trouble(path, format!("{doing}: {e}; free some space, writing then goes on by itself"));
+        }
+        ErrorKind::PermissionDenied => "give this user read and write rights on the lake's directory",
+        ErrorKind::ReadOnlyFilesystem => "mount the lake's file system for writing",
+        ErrorKind::NotADirectory => "a part of the path is a file",
+        ErrorKind::IsADirectory => "a directory stands where the object should be",
+        ErrorKind::InvalidFilename => "the name is too long for this file system",
+        ErrorKind::CrossesDevices => "the lake's directory must lie on one file system",
+        // A directory that cannot be flushed says EINVAL on some.
+        ErrorKind::Unsupported | ErrorKind::InvalidInput => "put the lake on a local Linux file system (ext4, xfs, btrfs)",
+        _ if e.raw_os_error() == Some(libc::EIO) => "the disk reports an error; check it",
+        _ => return StoreError::trouble(path, format!("{doing}: {e}")),
+    };
+    StoreError::refused(path, format!("{doing}: {e}; {mend}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operating_system_s_error_says_whether_to_wait_or_to_mend() {
+        let of = |code: i32| io_error("a/b", "writing", &io::Error::from_raw_os_error(code));
+        for passing in [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENOMEM, libc::ETIMEDOUT] {
+            assert!(matches!(of(passing), StoreError::Trouble { .. }), "{}", of(passing));
+        }
+        for person in [
+            libc::EACCES,
+            libc::EPERM,
+            libc::EROFS,
+            libc::ENAMETOOLONG,
+            libc::ENOTDIR,
+            libc::EXDEV,
+            libc::EOPNOTSUPP,
+            libc::EINVAL,
+            libc::EIO,
+        ] {
+            assert!(matches!(of(person), StoreError::Refused { .. }), "{}", of(person));
+        }
+        assert!(of(libc::ENOSPC).to_string().contains("free some space"), "{}", of(libc::ENOSPC));
+        assert!(of(libc::EROFS).to_string().starts_with("a/b: writing: "), "{}", of(libc::EROFS));
+    }
+}
