@@ -12,6 +12,8 @@
 mod decode;
 mod envelope;
 mod message;
+#[cfg(test)]
+mod properties;
 mod reader;
 mod tuple;
 
