@@ -8,5 +8,6 @@ pub mod error;
 pub mod failpoint;
 pub mod lake;
 pub mod lsn;
+pub mod pgoutput;
 pub mod store;
 pub mod table_name;

@@ -1,0 +1,2 @@
+-- options: 'binary', 'true'
+\ir types.inc
