@@ -5,4 +5,5 @@
 
 pub mod error;
 pub mod lsn;
+pub mod schema;
 pub mod store;
