@@ -223,3 +223,121 @@ impl fmt::Debug for ColumnBuilder {
 fn within<'a, T: AsRef<[u8]> + ?Sized>(held: &[u8], value: &'a T) -> Result<&'a T, Unfit> {
     if held.len() + value.as_ref().len() > VALUES_BYTES_MAX { Err(Unfit) } else { Ok(value) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Date32Type, Decimal128Type, Int64Type};
+    use arrow_array::{Array, ArrayRef};
+
+    const ARRAY: Conversion = Conversion::Array { element: Element::Text, delimiter: b',' };
+
+    /// Every conversion but the hashed one, with a text that fits and (where there is one) a text that does not.
+    const SAMPLES: [(Conversion, &str, Option<&str>); 12] = [
+        (Conversion::Boolean, "t", Some("x")),
+        (Conversion::Int64, "1", Some("x")),
+        (Conversion::Float, "1.5", Some("x")),
+        (Conversion::Double, "1.5", Some("x")),
+        (Conversion::Decimal38_9, "1.5", Some("NaN")),
+        (Conversion::Decimal76_38, "1.5", Some("NaN")),
+        (Conversion::Text, "añ", None),
+        (Conversion::Bytea, "\\x00", Some("\\x0")),
+        (Conversion::Date, "2024-02-29", Some("infinity")),
+        (Conversion::Timestamp, "2024-02-29 00:00:00+00", Some("infinity")),
+        (Conversion::DateTime, "2024-02-29 00:00:00", Some("infinity")),
+        (ARRAY, "{a}", Some("[0:0]={a}")),
+    ];
+
+    #[test]
+    fn every_append_adds_one_cell_and_a_refused_one_is_null() {
+        for (conversion, fits, misfit) in SAMPLES {
+            let mut builder = ColumnBuilder::new(&conversion);
+            assert!(builder.is_empty() && builder.bytes() == 0);
+            assert_eq!(builder.append_text(fits.as_bytes()), Ok(()), "{conversion}");
+            builder.append_null();
+            assert_eq!(builder.append_text(misfit.map_or(b"\xff", str::as_bytes)), Err(Unfit), "{conversion}");
+            assert_eq!(builder.append_text(fits.as_bytes()), Ok(()), "{conversion}");
+            assert_eq!(builder.len(), 4);
+            assert!(builder.bytes() > 0);
+            let cells = builder.finish();
+            assert_eq!(*cells.data_type(), conversion.lake_type().arrow());
+            assert_eq!((0..4).map(|n| cells.is_valid(n)).collect::<Vec<_>>(), [true, false, false, true], "{conversion}");
+            assert_eq!(cells.slice(0, 1).to_data(), cells.slice(3, 1).to_data(), "{conversion}");
+        }
+    }
+
+    #[test]
+    fn a_finished_builder_is_empty_and_fills_again_with_the_same_type() {
+        for (conversion, fits, _) in SAMPLES {
+            let mut builder = ColumnBuilder::new(&conversion);
+            let fill = |builder: &mut ColumnBuilder| -> ArrayRef {
+                builder.append_text(fits.as_bytes()).unwrap();
+                builder.append_null();
+                builder.finish()
+            };
+            let first = fill(&mut builder);
+            assert!(builder.is_empty() && builder.bytes() == 0, "{conversion}");
+            assert_eq!(fill(&mut builder).to_data(), first.to_data(), "{conversion}");
+            assert_eq!(builder.finish().len(), 0);
+        }
+    }
+
+    #[test]
+    fn values_stand_in_the_array_as_they_were_read() {
+        let column = |conversion: Conversion, values: &[&str]| {
+            let mut builder = ColumnBuilder::new(&conversion);
+            values.iter().for_each(|v| builder.append_text(v.as_bytes()).unwrap());
+            builder.finish()
+        };
+        assert_eq!(column(Conversion::Int64, &["-5", "7"]).as_primitive::<Int64Type>().values()[..], [-5, 7]);
+        assert_eq!(column(Conversion::Date, &["1970-01-02"]).as_primitive::<Date32Type>().value(0), 1);
+        assert_eq!(column(Conversion::Decimal38_9, &["-0.1"]).as_primitive::<Decimal128Type>().value(0), -100_000_000);
+        assert_eq!(column(Conversion::Text, &["", "añ"]).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["", "añ"]);
+        assert_eq!(column(Conversion::Bytea, &["\\x", "\\x00ff"]).as_binary::<i32>().value(1), [0, 0xFF]);
+        assert_eq!(column(ARRAY, &["{}", "{a,NULL}"]).as_string::<i32>().value(1), r#"["a",null]"#);
+    }
+
+    #[test]
+    fn a_hash_is_taken_of_any_text_and_null_stays_null() {
+        let key = HashKey::new(b"Jefe");
+        let mut builder = ColumnBuilder::hashed(&key);
+        builder.append_null();
+        assert_eq!(builder.append_text(b"what do ya want for nothing?"), Ok(()));
+        assert_eq!(builder.append_text(b"not UTF-8: \xff"), Ok(()));
+        assert_eq!(builder.append_text(b""), Ok(()));
+        let cells = builder.finish();
+        let cells = cells.as_string::<i32>();
+        assert!(cells.is_null(0));
+        assert_eq!(cells.value(1), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        assert!(cells.iter().flatten().all(|hex| hex.len() == 64));
+        assert_eq!(format!("{builder:?}"), "ColumnBuilder(hashed, 0 cells)");
+    }
+
+    #[test]
+    fn two_gibibytes_are_never_passed() {
+        let bound = VALUES_BYTES_MAX;
+        let mut text = ColumnBuilder::new(&Conversion::Text);
+        assert!(!text.would_overflow(bound + 1), "cutting an empty column would not help");
+        text.append_text(b"a").unwrap();
+        assert!(!text.would_overflow(bound - 1) && text.would_overflow(bound) && text.would_overflow(usize::MAX));
+        let mut array = ColumnBuilder::new(&ARRAY);
+        array.append_text(b"{a}").unwrap();
+        assert!(!array.would_overflow(bound / 7) && array.would_overflow(bound / 6) && array.would_overflow(usize::MAX));
+        let mut number = ColumnBuilder::new(&Conversion::Int64);
+        number.append_text(b"1").unwrap();
+        assert!(!number.would_overflow(usize::MAX));
+        // Zeroed memory that is never touched: the kernel gives no page for it.
+        assert_eq!(within(&vec![0; bound], "a"), Err(Unfit));
+        assert_eq!(within(&vec![0; bound - 1], "a"), Ok("a"));
+    }
+
+    #[test]
+    fn a_huge_value_leaves_no_huge_scratch_behind() {
+        let mut builder = ColumnBuilder::new(&ARRAY);
+        builder.append_text(format!("{{{}}}", "a".repeat(1 << 20)).as_bytes()).unwrap();
+        builder.append_text(b"{a}").unwrap();
+        let Cells::Array { scratch, .. } = &builder.cells else { panic!("an array's column") };
+        assert!(scratch.capacity() <= SCRATCH_BYTES_MAX);
+    }
+}
