@@ -4,6 +4,9 @@
 //! text that the server computes another way (bits of floats, epochs, hex, `to_json`), which the cell must equal. Which
 //! values fit is computed by the server, too.
 
+// Helpers beside the tests may unwrap as the tests do.
+#![allow(clippy::unwrap_used)]
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef};
