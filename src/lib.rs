@@ -9,5 +9,6 @@ pub mod failpoint;
 pub mod lake;
 pub mod lsn;
 pub mod pgoutput;
+pub mod schema;
 pub mod store;
 pub mod table_name;
