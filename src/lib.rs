@@ -3,6 +3,10 @@
 //! Data flows one way: `postgres` → `pgoutput` → `batch` (with `schema`) → `commit` (with `lake`, `store`);
 //! `replicate` and `snapshot` drive it, `cli` is the outside. Imports follow the same direction.
 
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod lsn;
+pub mod observe;
 pub mod store;
+pub mod table_name;
