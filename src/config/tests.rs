@@ -345,3 +345,11 @@ fn a_file_that_is_named_must_exist() {
     std::fs::write(&path, [0xff]).unwrap();
     assert!(refusal(load()).contains("cannot read"));
 }
+
+#[test]
+fn the_readmes_configuration_is_valid() {
+    let readme = include_str!("../../README.md");
+    let toml = readme.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).expect("a toml block").0;
+    let config = parse(toml, &[KEY]).unwrap_or_else(|error| panic!("{}", error.full()));
+    assert_eq!(config.tables.unwrap().len(), 2);
+}
