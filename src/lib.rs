@@ -3,11 +3,14 @@
 //! Data flows one way: `postgres` → `pgoutput` → `batch` (with `schema`) → `commit` (with `lake`, `store`);
 //! `replicate` and `snapshot` drive it, `cli` is the outside. Imports follow the same direction.
 
+pub mod cli;
 pub mod commit;
+pub mod config;
 pub mod error;
 pub mod failpoint;
 pub mod lake;
 pub mod lsn;
+pub mod observe;
 pub mod pgoutput;
 pub mod schema;
 pub mod store;

@@ -1,0 +1,194 @@
+//! The command line: commands, options, and what each help text says.
+//!
+//! Owns: names and shapes of arguments. Does not own: what commands do, the configuration file.
+//! Invariants: wrong usage ends with exit code 2, help and version with 0; every command's help has an example.
+
+use crate::observe::logs::Format;
+use crate::table_name::TableName;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Keeps a lake of Parquet files in step with a PostgreSQL database.
+#[derive(Debug, Parser)]
+#[command(name = "huella", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Example:\n  huella --config huella.toml check && huella run\n\n\
+    Exit codes: 0 done, 1 failed (retrying may help), 2 wrong usage, 3 configuration refused, 4 source refused,\n\
+    5 lake refused, 6 fenced by a newer writer, 7 verify or check found something, 70 a fault of huella itself.")]
+pub struct Cli {
+    /// Configuration file [default: huella.toml, if it exists]
+    #[arg(long, global = true, value_name = "FILE", env = "HUELLA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// How logs are written (to stderr) [default: text on a terminal, else Cloud Logging's JSON]
+    #[arg(long, global = true, value_name = "FORMAT", env = "HUELLA_LOG_FORMAT")]
+    pub log_format: Option<Format>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Test source and lake without changing either; one line a finding, with the mend
+    #[command(after_help = "Example:\n  huella check\n\nWrites and deletes one small probe object in the lake, to see its rights.\n\
+        Ends with 0 if nothing is in the way, 7 if something was found.")]
+    Check,
+    /// Replicate: publication, slot and first copy at the first start, then every change
+    #[command(after_help = "Examples:\n  huella run\n  huella run --until-caught-up     # from a scheduler\n  \
+        huella run --resnapshot          # after a lost slot\n\nSIGTERM commits what is there and ends; being killed at any time loses nothing.")]
+    Run(Run),
+    /// Show watermark, lag, slot health, tables and files
+    #[command(after_help = "Example:\n  huella status --json | jq .through")]
+    Status(Status),
+    /// List the live data files, one a line: what a reader may read
+    #[command(after_help = "Example:\n  huella files public.donaciones\n\nA table's name is schema.table, cut at the first dot, unquoted.")]
+    Files(Files),
+    /// Compare the lake's state with the source at one position, cell by cell
+    #[command(after_help = "Example:\n  huella verify public.donaciones public.donantes\n\n\
+        Ends with 0 if they are equal, 7 after printing the first differences.")]
+    Verify(Verify),
+    /// Drop slot and publication at the source; the lake stays
+    #[command(after_help = "Example:\n  huella teardown --yes\n\nA later `run` needs --resnapshot.")]
+    Teardown(Teardown),
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// End once everything that was in the WAL at the start is committed
+    #[arg(long)]
+    pub until_caught_up: bool,
+    /// Make a new slot and copy every table anew; the history in the lake is kept
+    #[arg(long)]
+    pub resnapshot: bool,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `files`.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Tables [default: all]
+    #[arg(value_name = "TABLE")]
+    pub tables: Vec<TableName>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// Also the files of former versions of the tables' schemas
+    #[arg(long)]
+    pub all_versions: bool,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Tables [default: all]
+    #[arg(value_name = "TABLE")]
+    pub tables: Vec<TableName>,
+}
+
+/// `teardown`.
+#[derive(Debug, Args)]
+pub struct Teardown {
+    /// Really drop them
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Reads the process's arguments; prints and ends the process on wrong usage (2), `--help` and `--version` (0).
+pub fn parse() -> Cli {
+    parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+/// As [`parse`], from given arguments (the program's name first).
+///
+/// # Errors
+/// clap's, which knows its text and exit code.
+pub fn parse_from(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    let cli = Cli::try_parse_from(args)?;
+    if let Command::Teardown(Teardown { yes: false }) = cli.command {
+        let why = "teardown drops the replication slot and the publication at the source. The lake stays, but changes made from \
+            then on reach it only by a new copy (`huella run --resnapshot`). If that is meant, say `huella teardown --yes`.";
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, why));
+    }
+    Ok(cli)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_take_their_options() {
+        assert!(matches!(
+            parsed("huella run --until-caught-up").unwrap().command,
+            Command::Run(Run { until_caught_up: true, resnapshot: false })
+        ));
+        assert!(matches!(
+            parsed("huella run --resnapshot").unwrap().command,
+            Command::Run(Run { until_caught_up: false, resnapshot: true })
+        ));
+        assert!(matches!(parsed("huella status --json").unwrap().command, Command::Status(Status { json: true })));
+        assert!(matches!(parsed("huella teardown --yes").unwrap().command, Command::Teardown(Teardown { yes: true })));
+        let Command::Files(files) = parsed("huella files public.a.b --json --all-versions public.c").unwrap().command else {
+            panic!("not files")
+        };
+        assert_eq!(files.tables, [TableName::new("public", "a.b"), TableName::new("public", "c")]);
+        assert!(files.json && files.all_versions);
+    }
+
+    #[test]
+    fn global_options_stand_before_or_behind_the_command() {
+        for line in ["huella --config a.toml --log-format json check", "huella check --config a.toml --log-format json"] {
+            let cli = parsed(line).unwrap();
+            assert_eq!((cli.config, cli.log_format), (Some(PathBuf::from("a.toml")), Some(Format::Json)), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_two() {
+        for line in
+            ["huella", "huella walk", "huella run --fast", "huella verify nodot", "huella --log-format xml check", "huella teardown"]
+        {
+            assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn teardown_without_yes_says_what_it_would_do() {
+        let text = parsed("huella teardown").unwrap_err().to_string();
+        assert!(text.contains("slot") && text.contains("teardown --yes"), "{text}");
+    }
+
+    #[test]
+    fn help_and_version_end_with_zero() {
+        for line in ["huella --help", "huella --version", "huella run --help"] {
+            assert_eq!(parsed(line).unwrap_err().exit_code(), 0, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_help_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = parsed(&format!("huella {} --help", command.get_name())).unwrap_err().to_string();
+            assert!(help.contains("Example") && help.contains(&format!("huella {}", command.get_name())), "{help}");
+        }
+    }
+}

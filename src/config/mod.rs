@@ -1,0 +1,222 @@
+//! The configuration: `huella.toml` and the environment, checked as a whole before anything starts.
+//!
+//! Owns: names, defaults and rules of every key. Does not own: connection parameters inside `source.url`
+//! (`postgres`), the lake's URL beyond its kind (`store`), whether tables exist (`check`).
+//! Invariants: the environment wins; unknown keys are errors; all problems are reported at once; no secret is in a
+//! message or in `Debug`. Relative paths are relative to the current directory, whatever file they stand in.
+
+mod reader;
+mod secret;
+mod sections;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use secret::{Secret, hide_passwords};
+
+use crate::error::{Error, Result};
+use crate::table_name::TableName;
+use reader::Reader;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// File that is read when none is named, if it exists.
+pub const DEFAULT_FILE: &str = "huella.toml";
+
+/// The whole configuration, valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The PostgreSQL database.
+    pub source: Source,
+    /// Where the files go.
+    pub lake: Lake,
+    /// When a micro-batch is cut.
+    pub batch: Batch,
+    /// The first copy.
+    pub snapshot: Snapshot,
+    /// Health, metrics, status page.
+    pub http: Http,
+    /// The `[[table]]` blocks; `None` means every table of schema public that has a key.
+    pub tables: Option<Vec<TableConfig>>,
+    /// BigQuery, if configured.
+    pub bigquery: Option<BigQuery>,
+    /// Dataform, if configured.
+    pub dataform: Option<Dataform>,
+    /// `HUELLA_HASH_KEY`, the key of hashed columns; there whenever a table hashes.
+    pub hash_key: Option<Secret>,
+}
+
+/// `[source]`.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// `postgresql://…`, password and all.
+    pub url: Secret,
+    /// Extra root certificate (PEM).
+    pub tls_ca: Option<PathBuf>,
+    /// Replication slot.
+    pub slot: String,
+    /// Publication.
+    pub publication: String,
+}
+
+/// `[lake]`.
+#[derive(Debug, Clone)]
+pub struct Lake {
+    /// `gs://bucket/prefix`, `file:///absolute`, `/absolute`, or a directory relative to the current one.
+    pub url: String,
+}
+
+/// `[batch]`: whichever limit comes first.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Longest time from a change's arrival to its commit.
+    pub max_age: Duration,
+    /// Bytes of rows in a batch.
+    pub max_bytes: u64,
+    /// Budget of everything buffered, bytes; at least twice `max_bytes`.
+    pub memory: u64,
+    /// How often, at most, an idle stream commits its position.
+    pub heartbeat: Duration,
+}
+
+/// `[snapshot]`.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Parallel copies; the machine's cores unless given.
+    pub workers: usize,
+    /// Whether a first start copies the tables.
+    pub initial: bool,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where to listen; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// How a table is replicated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// First copy, then every change.
+    #[default]
+    Stream,
+    /// A catalogue: copied as a whole, never streamed.
+    Snapshot,
+}
+
+/// A `[[table]]` block.
+#[derive(Debug, Clone)]
+pub struct TableConfig {
+    /// The table.
+    pub name: TableName,
+    /// How it is replicated.
+    pub mode: Mode,
+    /// Columns that are dropped in the decoder.
+    pub exclude: Vec<String>,
+    /// Whether `exclude` is also a column list of the publication.
+    pub exclude_at_source: bool,
+    /// Columns that are replaced by their HMAC-SHA-256.
+    pub hash: Vec<String>,
+}
+
+/// `[bigquery]`.
+#[derive(Debug, Clone)]
+pub struct BigQuery {
+    /// Project.
+    pub project: String,
+    /// Location of the datasets.
+    pub location: String,
+    /// Dataset of the external tables.
+    pub raw_dataset: String,
+    /// Dataset of the merged tables.
+    pub silver_dataset: String,
+}
+
+/// Which state of the Dataform repository is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Code {
+    /// A branch, tag or commit.
+    GitCommitish(String),
+    /// A release configuration.
+    ReleaseConfig(String),
+}
+
+/// `[dataform]`.
+#[derive(Debug, Clone)]
+pub struct Dataform {
+    /// `projects/P/locations/L/repositories/R`.
+    pub repository: String,
+    /// What is run.
+    pub code: Code,
+    /// Tags of the actions to run; empty: all.
+    pub tags: Vec<String>,
+    /// Account that runs them.
+    pub service_account: Option<String>,
+}
+
+impl Config {
+    /// Reads the file (`path`, else `huella.toml` if it exists) and the environment.
+    ///
+    /// `env` gives names and values, as [`environment`] does for this process.
+    ///
+    /// # Errors
+    /// `Kind::Config`: the file cannot be read or is not TOML; otherwise one line for each problem.
+    pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let env: Vec<(String, String)> = env.into_iter().collect();
+        let file = match path {
+            Some(path) => Some((path, read(path)?)),
+            None if Path::new(DEFAULT_FILE).exists() => Some((Path::new(DEFAULT_FILE), read(Path::new(DEFAULT_FILE))?)),
+            None => None,
+        };
+        Self::parse(file.as_ref().map(|(path, text)| (*path, text.as_str())), &env)
+    }
+
+    /// As [`Config::load`], with the file's text (and its path for messages).
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Self> {
+        let variable = |name: &str| env.iter().rev().find(|(one, text)| one == name && !text.is_empty()).map(|(_, text)| text.as_str());
+        let mut reader = Reader::new(file, env)?;
+        let hash_key = sections::hash_key(&mut reader, variable("HUELLA_HASH_KEY"));
+        let config = Config {
+            source: Source::read(&mut reader),
+            lake: Lake::read(&mut reader),
+            batch: Batch::read(&mut reader),
+            snapshot: Snapshot::read(&mut reader),
+            http: Http::read(&mut reader, variable("PORT")),
+            tables: TableConfig::read_all(&mut reader, hash_key.is_some()),
+            bigquery: BigQuery::read(&mut reader),
+            dataform: Dataform::read(&mut reader),
+            hash_key,
+        };
+        reader.finish()?;
+        Ok(config)
+    }
+
+    /// The block of a table, if it has one.
+    pub fn table(&self, name: &TableName) -> Option<&TableConfig> {
+        self.tables.iter().flatten().find(|table| table.name == *name)
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| Error::config(format!("cannot read {}", path.display())).with_source(error))
+}
+
+/// The variables of this process that matter to the configuration.
+///
+/// # Errors
+/// `Kind::Config` if one of them is not UTF-8.
+pub fn environment() -> Result<Vec<(String, String)>> {
+    let ours = |name: &str| name.starts_with("HUELLA_") || name == "PORT";
+    std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok().filter(|name| ours(name))?, text)))
+        .map(|(name, text)| match text.into_string() {
+            Ok(text) => Ok((name, text)),
+            Err(_) => Err(Error::config(format!("{name}: is not UTF-8"))),
+        })
+        .collect()
+}
