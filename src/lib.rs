@@ -5,4 +5,6 @@
 
 pub mod error;
 pub mod lsn;
+pub mod postgres;
 pub mod store;
+pub mod table_name;
