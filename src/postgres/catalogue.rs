@@ -127,38 +127,61 @@ pub struct Column {
     pub selectable: bool,
 }
 
+/// Why a table's changes cannot be streamed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unstreamable {
+    /// A view, foreign table, sequence, ….
+    #[error("it is not a table")]
+    NotATable,
+    /// Unlogged or temporary: the table, or the partition named.
+    #[error("{0} is unlogged or temporary: its changes are not in the WAL")]
+    NotLogged(TableName),
+    /// A partition is a foreign table.
+    #[error("its partition {0} is a foreign table: its changes are not in the WAL")]
+    ForeignPartition(TableName),
+    /// REPLICA IDENTITY NOTHING.
+    #[error("its replica identity is NOTHING")]
+    IdentityNothing,
+    /// Neither a primary key nor another identity.
+    #[error("it has no primary key (a deferrable one does not count) and no other replica identity")]
+    NoKey,
+    /// A leaf logs by its own identity and is announced under its root's: if they differ, old rows would be misread.
+    #[error("its partition {0} has another replica identity than the root")]
+    PartitionIdentity(TableName),
+}
+
 impl Table {
-    /// Whether its changes can be streamed, and if not, why. A leaf logs by its own identity and is announced under its
-    /// root's; if the two differ, old rows would be misread.
-    pub fn streamable(&self) -> Result<(), String> {
-        if matches!(self.kind, TableKind::Other) {
-            return Err("it is not a table".into());
+    /// Whether its changes can be streamed, and if not, why.
+    pub fn streamable(&self) -> Result<(), Unstreamable> {
+        if self.kind == TableKind::Other {
+            return Err(Unstreamable::NotATable);
         }
-        if !self.permanent || self.leaves.iter().any(|leaf| !leaf.permanent) {
-            return Err("it, or a partition of it, is unlogged or temporary: its changes are not in the WAL".into());
+        if !self.permanent {
+            return Err(Unstreamable::NotLogged(self.name.clone()));
+        }
+        if let Some(leaf) = self.leaves.iter().find(|leaf| leaf.kind == TableKind::Other) {
+            return Err(Unstreamable::ForeignPartition(leaf.name.clone()));
+        }
+        if let Some(leaf) = self.leaves.iter().find(|leaf| !leaf.permanent) {
+            return Err(Unstreamable::NotLogged(leaf.name.clone()));
         }
         match self.identity {
-            ReplicaIdentity::Full => {}
-            ReplicaIdentity::Nothing => return Err("its replica identity is NOTHING".into()),
-            _ if self.identity_columns.is_empty() => {
-                return Err("it has no primary key (a deferrable one does not count) and no other replica identity".into());
-            }
-            ReplicaIdentity::Default | ReplicaIdentity::Index => {}
+            ReplicaIdentity::Nothing => return Err(Unstreamable::IdentityNothing),
+            ReplicaIdentity::Default | ReplicaIdentity::Index if self.identity_columns.is_empty() => return Err(Unstreamable::NoKey),
+            ReplicaIdentity::Full | ReplicaIdentity::Default | ReplicaIdentity::Index => {}
         }
-        let set = |columns: &[String]| columns.iter().cloned().collect::<BTreeSet<_>>();
-        let full = |identity| identity == ReplicaIdentity::Full;
-        let differs = |leaf: &&Leaf| {
-            full(leaf.identity) != full(self.identity)
-                || leaf.identity == ReplicaIdentity::Nothing
-                || set(&leaf.identity_columns) != set(&self.identity_columns)
-        };
-        if let Some(leaf) = self.leaves.iter().find(|leaf| leaf.kind == TableKind::Other) {
-            return Err(format!("its partition {} is a foreign table: its changes are not in the WAL", leaf.name));
-        }
-        match self.leaves.iter().find(differs) {
-            Some(leaf) => Err(format!("its partition {} has another replica identity than the root", leaf.name)),
+        match self.leaves.iter().find(|leaf| self.differs(leaf)) {
+            Some(leaf) => Err(Unstreamable::PartitionIdentity(leaf.name.clone())),
             None => Ok(()),
         }
+    }
+
+    fn differs(&self, leaf: &Leaf) -> bool {
+        let full = |identity| identity == ReplicaIdentity::Full;
+        let set = |columns: &[String]| columns.iter().cloned().collect::<BTreeSet<_>>();
+        full(leaf.identity) != full(self.identity)
+            || leaf.identity == ReplicaIdentity::Nothing
+            || set(&leaf.identity_columns) != set(&self.identity_columns)
     }
 }
 
