@@ -179,10 +179,10 @@ async fn reading_does_not_wait_for_a_locked_table() {
     let Some(server) = Server::start(&[("wal_level", "logical")]) else { return };
     let client = filled(&server).await;
     publication::create(&client, "p", &[public("root").into(), public("plain").into()]).await.unwrap();
-    client
-        .batch_execute("ALTER PUBLICATION p ADD TABLE public.full_none WHERE (a > 1); CREATE PUBLICATION every FOR ALL TABLES")
-        .await
-        .unwrap();
+    // Row filters, whose text cannot be read without a lock, came with 15.
+    let filter = if server::version(&client).await.unwrap() < 150_000 { "" } else { "WHERE (a > 1)" };
+    client.batch_execute(&format!("ALTER PUBLICATION p ADD TABLE public.full_none {filter}")).await.unwrap();
+    client.batch_execute("CREATE PUBLICATION every FOR ALL TABLES").await.unwrap();
     let other = server.connect().await;
     other
         .batch_execute("BEGIN; LOCK TABLE public.root, public.plain, public.full_none, public.root_a IN ACCESS EXCLUSIVE MODE")

@@ -202,14 +202,18 @@ pub async fn tables(client: &(impl GenericClient + Sync), names: &[TableName]) -
 
 /// Tables of a schema that can be streamed: plain and partitioned ones, no partitions, with a usable replica identity.
 pub async fn tables_with_key(client: &(impl GenericClient + Sync), schema: &str) -> Result<Vec<TableName>> {
+    let tables = tables_of(client, schema).await?;
+    Ok(tables.into_iter().filter(|table| table.streamable().is_ok()).map(|table| table.name).collect())
+}
+
+/// All plain and partitioned tables of a schema, no partitions and no temporary ones, by name.
+pub async fn tables_of(client: &(impl GenericClient + Sync), schema: &str) -> Result<Vec<Table>> {
     let sql = "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
-                ORDER BY c.relname";
+                WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname";
     let doing = format!("listing the tables of schema {schema:?}");
     let rows = client.query_typed(sql, &[(&schema, Type::TEXT)]).await.map_err(|e| failed(doing, e))?;
     let names: Vec<_> = rows.iter().map(|row| TableName::new(schema, row.get::<_, String>(0))).collect();
-    let tables = tables(client, &names).await?;
-    Ok(tables.into_iter().filter(|table| table.streamable().is_ok()).map(|table| table.name).collect())
+    tables(client, &names).await
 }
 
 async fn oids(client: &(impl GenericClient + Sync), names: &[TableName]) -> Result<Vec<u32>> {
