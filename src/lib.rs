@@ -3,6 +3,7 @@
 //! Data flows one way: `postgres` → `pgoutput` → `batch` (with `schema`) → `commit` (with `lake`, `store`);
 //! `replicate` and `snapshot` drive it, `cli` is the outside. Imports follow the same direction.
 
+pub mod check;
 pub mod cli;
 pub mod commit;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod lake;
 pub mod lsn;
 pub mod observe;
 pub mod pgoutput;
+pub mod postgres;
 pub mod schema;
 pub mod store;
 pub mod table_name;

@@ -1,0 +1,61 @@
+//! The facts of the source, read by SQL before anything is judged.
+//!
+//! Owns: which facts there are. Does not own: the queries (`postgres`), the judgement.
+//! Invariant: only reads; no query waits for a lock on a table.
+
+use super::{Wanted, WantedTable};
+use crate::error::Result;
+use crate::postgres::catalogue::{self, Table};
+use crate::postgres::publication::{self, Publication};
+use crate::postgres::server::{self, ServerInfo};
+use crate::postgres::slot::{self, Slot};
+use tokio_postgres::GenericClient;
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Server and role.
+    pub server: ServerInfo,
+    /// The slot, if it is there.
+    pub slot: Option<Slot>,
+    /// The publication, if it is there.
+    pub publication: Option<Publication>,
+    /// What is wanted, with the tables that "every table with a key" stands for.
+    pub wanted: Vec<WantedTable>,
+    /// Those of them that exist.
+    pub tables: Vec<Table>,
+    /// Without a list in the configuration: tables of schema public that are left out.
+    pub left_out: Vec<Table>,
+}
+
+impl Facts {
+    /// The wanted tables that exist and are streamed.
+    pub(super) fn streamed(&self) -> impl Iterator<Item = (&WantedTable, &Table)> {
+        self.pairs().filter(|(wanted, _)| wanted.streamed)
+    }
+
+    /// The wanted tables that exist.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&WantedTable, &Table)> {
+        self.wanted.iter().filter_map(|wanted| self.tables.iter().find(|table| table.name == wanted.name).map(|table| (wanted, table)))
+    }
+}
+
+/// Reads the facts. Errors are those of the connection and of catalogues that the role may not read.
+pub async fn gather(client: &(impl GenericClient + Sync), wanted: &Wanted) -> Result<Facts> {
+    // The slot before everything else: its position must be older than the watermark that it will be compared with.
+    let slot = slot::read(client, &wanted.slot).await?;
+    let server = server::info(client).await?;
+    let publication = publication::read(client, &wanted.publication).await?;
+    let (list, tables, left_out) = match &wanted.tables {
+        Some(list) => {
+            let names: Vec<_> = list.iter().map(|table| table.name.clone()).collect();
+            (list.clone(), catalogue::tables(client, &names).await?, Vec::new())
+        }
+        None => {
+            let all = catalogue::tables_of(client, "public").await?;
+            let (with_key, without): (Vec<_>, Vec<_>) = all.into_iter().partition(|table| table.streamable().is_ok());
+            (with_key.iter().map(|table| table.name.clone().into()).collect(), with_key, without)
+        }
+    };
+    Ok(Facts { server, slot, publication, wanted: list, tables, left_out })
+}

@@ -1,0 +1,386 @@
+//! The tables of the source as its catalogue describes them: columns, types, keys, partitions, rights.
+//!
+//! Owns: the queries and the shape they are read into, the rule for a table's key.
+//! Does not own: types below domains (`column_type`), types of the lake, versions, what is refused (`check`). Invariants: no query locks a table; what
+//! is returned for a table was read between two equal fingerprints, so that shape and fingerprint belong together.
+
+pub use super::column_type::BaseType;
+pub use super::fingerprint::{fingerprints, leaf_files};
+
+use super::column_type;
+use super::fingerprint::{KEYS, TREE};
+use super::sql_error::failed;
+use crate::error::{Error, Result};
+use crate::table_name::TableName;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::types::Type;
+use tokio_postgres::{GenericClient, Row};
+
+/// What kind of relation a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    /// A plain table.
+    Ordinary,
+    /// The root of a partition tree (and not itself a partition).
+    Partitioned,
+    /// A partition, of whatever level.
+    Leaf,
+    /// A view, materialised view, foreign table, sequence, … (a foreign table that is a partition as well).
+    Other,
+}
+
+/// What the server logs of a row's former state (`pg_class.relreplident`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaIdentity {
+    /// The primary key, if there is one.
+    Default,
+    /// Nothing.
+    Nothing,
+    /// The whole row.
+    Full,
+    /// The columns of an index.
+    Index,
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Name.
+    pub name: TableName,
+    /// Kind.
+    pub kind: TableKind,
+    /// Replica identity, as set.
+    pub identity: ReplicaIdentity,
+    /// Columns that the server logs as a row's identity, in the index's order; empty under FULL and if there is no usable index.
+    pub identity_columns: Vec<String>,
+    /// Live columns in table order.
+    pub columns: Vec<Column>,
+    /// The key in the lake: the identity's columns; under FULL and NOTHING the primary key. Empty: none. In the index's order.
+    pub key: Vec<String>,
+    /// Partitions that hold rows, of all levels, by oid.
+    pub leaves: Vec<Leaf>,
+    /// A row level security policy filters what this role reads, of the table or of a leaf.
+    pub row_security: bool,
+    /// Fingerprint (`fingerprints`).
+    pub fingerprint: String,
+    /// Rows, as of the last VACUUM or ANALYZE, leaves together; -1: not known.
+    pub rows_estimate: i64,
+    /// Size with TOAST, without indexes, as of the last VACUUM or ANALYZE, leaves together; 0: not known.
+    pub bytes: i64,
+    /// Other tables inherit from it (not as partitions): `SELECT` without `ONLY` shows their rows too.
+    pub inherits_children: bool,
+    /// This role is its owner or a member of the owner.
+    pub owned: bool,
+    /// Logged in WAL (not unlogged, not temporary).
+    pub permanent: bool,
+    /// This role may use the schema.
+    pub schema_usable: bool,
+    /// This role has SELECT on the table as a whole, which `LOCK TABLE` needs; on columns: `Column::selectable`.
+    pub selectable: bool,
+}
+
+/// A partition that holds rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Name.
+    pub name: TableName,
+    /// `Leaf`, or `Other` for a foreign table.
+    pub kind: TableKind,
+    /// Its own replica identity: it decides what is logged, the root's decides how it is announced.
+    pub identity: ReplicaIdentity,
+    /// As `Table::identity_columns`.
+    pub identity_columns: Vec<String>,
+    /// Logged in WAL.
+    pub permanent: bool,
+    /// This role may use its schema.
+    pub schema_usable: bool,
+    /// Columns that this role may not SELECT.
+    pub unselectable: Vec<String>,
+}
+
+/// A live column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// `attnum`.
+    pub attnum: i16,
+    /// Name.
+    pub name: String,
+    /// Declared type.
+    pub type_oid: u32,
+    /// Declared type modifier; -1: none.
+    pub typmod: i32,
+    /// The type below all domains.
+    pub base: BaseType,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// Rows from before the column was added take its value from the catalogue (`atthasmissing`).
+    pub has_missing: bool,
+    /// Computed from other columns, stored or virtual.
+    pub generated: bool,
+    /// An identity column.
+    pub identity: bool,
+    /// This role may SELECT it.
+    pub selectable: bool,
+}
+
+/// Why a table's changes cannot be streamed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unstreamable {
+    /// A view, foreign table, sequence, ….
+    #[error("it is not a table")]
+    NotATable,
+    /// Unlogged or temporary: the table, or the partition named.
+    #[error("{0} is unlogged or temporary: its changes are not in the WAL")]
+    NotLogged(TableName),
+    /// A partition is a foreign table.
+    #[error("its partition {0} is a foreign table: its changes are not in the WAL")]
+    ForeignPartition(TableName),
+    /// REPLICA IDENTITY NOTHING.
+    #[error("its replica identity is NOTHING")]
+    IdentityNothing,
+    /// Neither a primary key nor another identity.
+    #[error("it has no primary key (a deferrable one does not count) and no other replica identity")]
+    NoKey,
+    /// A leaf logs by its own identity and is announced under its root's: if they differ, old rows would be misread.
+    #[error("its partition {0} has another replica identity than the root")]
+    PartitionIdentity(TableName),
+}
+
+impl Table {
+    /// Whether its changes can be streamed, and if not, why.
+    pub fn streamable(&self) -> Result<(), Unstreamable> {
+        if self.kind == TableKind::Other {
+            return Err(Unstreamable::NotATable);
+        }
+        if !self.permanent {
+            return Err(Unstreamable::NotLogged(self.name.clone()));
+        }
+        if let Some(leaf) = self.leaves.iter().find(|leaf| leaf.kind == TableKind::Other) {
+            return Err(Unstreamable::ForeignPartition(leaf.name.clone()));
+        }
+        if let Some(leaf) = self.leaves.iter().find(|leaf| !leaf.permanent) {
+            return Err(Unstreamable::NotLogged(leaf.name.clone()));
+        }
+        match self.identity {
+            ReplicaIdentity::Nothing => return Err(Unstreamable::IdentityNothing),
+            ReplicaIdentity::Default | ReplicaIdentity::Index if self.identity_columns.is_empty() => return Err(Unstreamable::NoKey),
+            ReplicaIdentity::Full | ReplicaIdentity::Default | ReplicaIdentity::Index => {}
+        }
+        match self.leaves.iter().find(|leaf| self.differs(leaf)) {
+            Some(leaf) => Err(Unstreamable::PartitionIdentity(leaf.name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn differs(&self, leaf: &Leaf) -> bool {
+        let full = |identity| identity == ReplicaIdentity::Full;
+        let set = |columns: &[String]| columns.iter().cloned().collect::<BTreeSet<_>>();
+        full(leaf.identity) != full(self.identity)
+            || leaf.identity == ReplicaIdentity::Nothing
+            || set(&leaf.identity_columns) != set(&self.identity_columns)
+    }
+}
+
+/// What the catalogue says of these tables, in their order; those that do not exist are missing from the answer.
+pub async fn tables(client: &(impl GenericClient + Sync), names: &[TableName]) -> Result<Vec<Table>> {
+    let oids = oids(client, names).await?;
+    // A DDL between two queries would give one table's old columns the new fingerprint. Five: a DDL storm ends sooner.
+    for _ in 0..5 {
+        let before = fingerprints(client, &oids).await?;
+        let read = read(client, &oids, &before).await?;
+        if fingerprints(client, &oids).await? == before {
+            let mut by_name: BTreeMap<_, _> = read.into_iter().map(|table| (table.name.clone(), table)).collect();
+            return Ok(names.iter().filter_map(|name| by_name.remove(name)).collect());
+        }
+    }
+    Err(Error::retry("the tables' definitions keep changing while they are being read"))
+}
+
+/// Tables of a schema that can be streamed: plain and partitioned ones, no partitions, with a usable replica identity.
+pub async fn tables_with_key(client: &(impl GenericClient + Sync), schema: &str) -> Result<Vec<TableName>> {
+    let tables = tables_of(client, schema).await?;
+    Ok(tables.into_iter().filter(|table| table.streamable().is_ok()).map(|table| table.name).collect())
+}
+
+/// All plain and partitioned tables of a schema, no partitions and no temporary ones, by name.
+pub async fn tables_of(client: &(impl GenericClient + Sync), schema: &str) -> Result<Vec<Table>> {
+    let sql = "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname";
+    let doing = format!("listing the tables of schema {schema:?}");
+    let rows = client.query_typed(sql, &[(&schema, Type::TEXT)]).await.map_err(|e| failed(doing, e))?;
+    let names: Vec<_> = rows.iter().map(|row| TableName::new(schema, row.get::<_, String>(0))).collect();
+    tables(client, &names).await
+}
+
+async fn oids(client: &(impl GenericClient + Sync), names: &[TableName]) -> Result<Vec<u32>> {
+    let sql = "SELECT c.oid FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS w(schema, name)
+                 JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+                 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name";
+    let schemas: Vec<_> = names.iter().map(|name| name.schema.as_str()).collect();
+    let tables: Vec<_> = names.iter().map(|name| name.name.as_str()).collect();
+    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] = [(&schemas, Type::TEXT_ARRAY), (&tables, Type::TEXT_ARRAY)];
+    let rows = client.query_typed(sql, &params).await.map_err(|e| failed("looking the tables up", e))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn read(client: &(impl GenericClient + Sync), oids: &[u32], fingerprints: &BTreeMap<u32, String>) -> Result<Vec<Table>> {
+    let mut columns = columns(client, oids).await?;
+    let relations = relations(client, oids).await?;
+    let mut tables = Vec::new();
+    for (oid, fingerprint) in fingerprints {
+        // A relation that vanishes between the queries is shown by the second look at the fingerprints.
+        let Some(relation) = relations.get(oid) else { continue };
+        let leaves = relations.values().filter(|leaf| leaf.root == Some(*oid)).collect();
+        tables.push(table(relation, leaves, columns.remove(oid).unwrap_or_default(), fingerprint.clone()));
+    }
+    Ok(tables)
+}
+
+/// One row of `pg_class` with what hangs on it.
+struct Relation {
+    /// The asked-for partitioned table that it is a leaf of.
+    root: Option<u32>,
+    leaf: Leaf,
+    partition: bool,
+    relkind: String,
+    primary_key: Vec<String>,
+    row_security: bool,
+    rows: f64,
+    pages_bytes: i64,
+    inherits_children: bool,
+    owned: bool,
+    selectable: bool,
+}
+
+fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fingerprint: String) -> Table {
+    let own = &relation.leaf;
+    let kind = match relation.relkind.as_str() {
+        "r" | "p" if relation.partition => TableKind::Leaf,
+        "r" => TableKind::Ordinary,
+        "p" => TableKind::Partitioned,
+        _ => TableKind::Other,
+    };
+    let with_rows = if kind == TableKind::Partitioned { leaves.clone() } else { vec![relation] };
+    let known: Vec<f64> = with_rows.iter().map(|r| r.rows).filter(|rows| *rows >= 0.0).collect();
+    Table {
+        oid: own.oid,
+        name: own.name.clone(),
+        kind,
+        identity: own.identity,
+        identity_columns: own.identity_columns.clone(),
+        columns,
+        key: match own.identity {
+            ReplicaIdentity::Default | ReplicaIdentity::Index => own.identity_columns.clone(),
+            ReplicaIdentity::Full | ReplicaIdentity::Nothing => relation.primary_key.clone(),
+        },
+        row_security: relation.row_security || leaves.iter().any(|leaf| leaf.row_security),
+        fingerprint,
+        rows_estimate: if known.is_empty() { -1 } else { known.iter().sum::<f64>() as i64 },
+        bytes: with_rows.iter().map(|r| r.pages_bytes).sum(),
+        inherits_children: relation.inherits_children,
+        owned: relation.owned,
+        permanent: own.permanent,
+        schema_usable: own.schema_usable,
+        selectable: relation.selectable,
+        leaves: leaves.into_iter().map(|leaf| leaf.leaf.clone()).collect(),
+    }
+}
+
+async fn relations(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<BTreeMap<u32, Relation>> {
+    let sql = format!(
+        "WITH RECURSIVE {TREE},
+         wanted AS (SELECT oid FROM tree UNION SELECT pg_catalog.unnest($1)),
+         {KEYS}
+         SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relispartition, c.relpersistence = 'p',
+                c.relreplident::text,
+                COALESCE((SELECT k.columns FROM keys k WHERE k.relid = c.oid AND k.is_primary), '{{}}'),
+                COALESCE((SELECT k.columns FROM keys k WHERE k.relid = c.oid AND k.is_identity), '{{}}'),
+                COALESCE(pg_catalog.row_security_active(c.oid), false),
+                pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+                COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false),
+                pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+                c.reltuples::pg_catalog.float8,
+                (c.relpages + COALESCE(t.relpages, 0))::pg_catalog.int8 * pg_catalog.current_setting('block_size')::pg_catalog.int8,
+                c.relkind <> 'p' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
+                ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                         AND NOT COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false)
+                       ORDER BY a.attnum),
+                (SELECT t.root FROM tree t WHERE t.oid = c.oid AND t.root <> c.oid AND c.relkind <> 'p' LIMIT 1)
+           FROM wanted w JOIN pg_catalog.pg_class c ON c.oid = w.oid
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid"
+    );
+    let rows = client.query_typed(&sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables", e))?;
+    rows.iter().map(|row| Ok((row.get(0), relation(row)?))).collect()
+}
+
+fn relation(row: &Row) -> Result<Relation> {
+    let relkind: String = row.get(3);
+    let primary_key: Vec<String> = row.get(7);
+    let identity = match row.get(6) {
+        "d" => ReplicaIdentity::Default,
+        "n" => ReplicaIdentity::Nothing,
+        "f" => ReplicaIdentity::Full,
+        "i" => ReplicaIdentity::Index,
+        other => return Err(Error::source_refused(format!("the server has an unknown replica identity {other:?}"))),
+    };
+    Ok(Relation {
+        root: row.get(17),
+        leaf: Leaf {
+            oid: row.get(0),
+            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            kind: if relkind == "r" { TableKind::Leaf } else { TableKind::Other },
+            identity,
+            identity_columns: match identity {
+                ReplicaIdentity::Default => primary_key.clone(),
+                ReplicaIdentity::Index => row.get(8),
+                ReplicaIdentity::Full | ReplicaIdentity::Nothing => Vec::new(),
+            },
+            permanent: row.get(5),
+            schema_usable: row.get(10),
+            unselectable: row.get(16),
+        },
+        partition: row.get(4),
+        relkind,
+        primary_key,
+        row_security: row.get(9),
+        rows: row.get(13),
+        pages_bytes: row.get(14),
+        inherits_children: row.get(15),
+        owned: row.get(12),
+        selectable: row.get(11),
+    })
+}
+
+async fn columns(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<BTreeMap<u32, Vec<Column>>> {
+    let sql = "SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, a.atthasmissing,
+                      a.attgenerated::text <> '', a.attidentity::text <> '',
+                      COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false)
+                 FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
+    let rows = client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables' columns", e))?;
+    let declared: BTreeSet<u32> = rows.iter().map(|row| row.get(3)).collect();
+    let types = column_type::read(client, &declared).await?;
+    let mut columns = BTreeMap::<u32, Vec<Column>>::new();
+    for row in &rows {
+        let (type_oid, typmod) = (row.get(3), row.get(4));
+        columns.entry(row.get(0)).or_default().push(Column {
+            attnum: row.get(1),
+            name: row.get(2),
+            type_oid,
+            typmod,
+            base: column_type::base(&types, type_oid, typmod),
+            not_null: row.get(5),
+            has_missing: row.get(6),
+            generated: row.get(7),
+            identity: row.get(8),
+            selectable: row.get(9),
+        });
+    }
+    Ok(columns)
+}

@@ -1,0 +1,252 @@
+//! The publication: which tables it holds, with the marks that betray every edit, and the statements that make and change it.
+//!
+//! Owns: reading the publication's catalogue rows, CREATE/ALTER/DROP PUBLICATION. Does not own: what a change of its marks
+//! means (`replicate`), what is refused (`check`). Invariants: reading locks no table (the view `pg_publication_tables` and
+//! `pg_get_expr` do); a statement that the role may not run is handed to the owner verbatim.
+
+use super::server;
+use super::sql_error::{failed, is};
+use crate::error::{Error, Result};
+use crate::table_name::{TableName, quote_ident};
+use std::collections::BTreeMap;
+use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+/// A publication. `(oid, xmin)` of its row and of each membership row change with every edit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// `pg_publication.oid`.
+    pub oid: u32,
+    /// `xmin` of the row.
+    pub xmin: u32,
+    /// This role owns it or is a member of the owner.
+    pub owner_is_me: bool,
+    /// FOR ALL TABLES.
+    pub all_tables: bool,
+    /// Publishes INSERT.
+    pub insert: bool,
+    /// Publishes UPDATE.
+    pub update: bool,
+    /// Publishes DELETE.
+    pub delete: bool,
+    /// Publishes TRUNCATE.
+    pub truncate: bool,
+    /// `publish_via_partition_root`.
+    pub via_root: bool,
+    /// Member tables: those listed, or those that ALL TABLES and TABLES IN SCHEMA bring.
+    pub tables: BTreeMap<TableName, PublishedTable>,
+    /// Member schemas (15+).
+    pub schemas: BTreeMap<String, PublishedSchema>,
+}
+
+/// A member table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedTable {
+    /// The table's oid.
+    pub relid: u32,
+    /// `pg_publication_rel.oid`; 0 if ALL TABLES or a schema brings it.
+    pub oid: u32,
+    /// `xmin` of that row; 0 if there is none.
+    pub xmin: u32,
+    /// The column list (15+), in table order.
+    pub columns: Option<Vec<String>>,
+    /// It has a row filter (15+).
+    pub row_filter: bool,
+}
+
+/// A member schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedSchema {
+    /// `pg_publication_namespace.oid`.
+    pub oid: u32,
+    /// `xmin` of that row.
+    pub xmin: u32,
+}
+
+/// A table to be published, whole or by a list of columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Table.
+    pub table: TableName,
+    /// Only these columns (15+).
+    pub columns: Option<Vec<String>>,
+}
+
+impl From<TableName> for Member {
+    fn from(table: TableName) -> Self {
+        Member { table, columns: None }
+    }
+}
+
+impl Member {
+    /// `ONLY`: of a table with heirs the table alone. Partitions come with their root all the same.
+    fn sql(&self) -> String {
+        let columns = self.columns.as_ref().map(|columns| columns.iter().map(|c| quote_ident(c)).collect::<Vec<_>>().join(", "));
+        format!("ONLY {}{}", self.table.sql(), columns.map(|list| format!(" ({list})")).unwrap_or_default())
+    }
+}
+
+/// The statement that makes the publication.
+pub fn create_sql(name: &str, members: &[Member]) -> String {
+    let tables = if members.is_empty() { String::new() } else { format!(" FOR TABLE {}", list(members)) };
+    format!("CREATE PUBLICATION {}{tables} WITH (publish_via_partition_root = true)", quote_ident(name))
+}
+
+/// The statement that adds tables to it.
+pub fn add_sql(name: &str, members: &[Member]) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), list(members))
+}
+
+fn list(members: &[Member]) -> String {
+    members.iter().map(Member::sql).collect::<Vec<_>>().join(", ")
+}
+
+/// Makes the publication as a list of tables.
+pub async fn create(client: &(impl GenericClient + Sync), name: &str, members: &[Member]) -> Result<()> {
+    execute(client, &format!("making publication {name:?}"), &create_sql(name, members)).await
+}
+
+/// Adds tables to it; without tables, nothing.
+pub async fn add(client: &(impl GenericClient + Sync), name: &str, members: &[Member]) -> Result<()> {
+    if members.is_empty() {
+        return Ok(());
+    }
+    execute(client, &format!("adding tables to publication {name:?}"), &add_sql(name, members)).await
+}
+
+/// Takes tables out of it; without tables, nothing.
+pub async fn remove(client: &(impl GenericClient + Sync), name: &str, tables: &[TableName]) -> Result<()> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let list = tables.iter().map(|table| format!("ONLY {}", table.sql())).collect::<Vec<_>>().join(", ");
+    let sql = format!("ALTER PUBLICATION {} DROP TABLE {list}", quote_ident(name));
+    execute(client, &format!("taking tables out of publication {name:?}"), &sql).await
+}
+
+/// Drops it if it is there.
+pub async fn drop(client: &(impl GenericClient + Sync), name: &str) -> Result<()> {
+    execute(client, &format!("dropping publication {name:?}"), &format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name))).await
+}
+
+async fn execute(client: &(impl GenericClient + Sync), doing: &str, sql: &str) -> Result<()> {
+    match client.batch_execute(sql).await {
+        Ok(()) => Ok(()),
+        Err(e) if is(&e, &SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let said = e.as_db_error().map(|db| db.message().to_owned()).unwrap_or_default();
+            Err(Error::source_refused(format!("{doing}: {said}. Let the tables' owner, or a superuser, run: {sql};")))
+        }
+        Err(e) => Err(failed(doing, e)),
+    }
+}
+
+/// The publication of this name, if there is one.
+pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Option<Publication>> {
+    let doing = format!("reading publication {name:?}");
+    let failed = |e| failed(&doing, e);
+    let version = server::version(client).await?;
+    let sql = "SELECT oid, xmin::text, pg_catalog.pg_has_role(pubowner, 'USAGE'), puballtables,
+                      pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
+                 FROM pg_catalog.pg_publication WHERE pubname = $1";
+    let Some(row) = client.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(failed)?.into_iter().next() else {
+        return Ok(None);
+    };
+    let mut publication = Publication {
+        oid: row.get(0),
+        xmin: xid(row.get(1))?,
+        owner_is_me: row.get(2),
+        all_tables: row.get(3),
+        insert: row.get(4),
+        update: row.get(5),
+        delete: row.get(6),
+        truncate: row.get(7),
+        via_root: row.get(8),
+        tables: BTreeMap::new(),
+        schemas: BTreeMap::new(),
+    };
+    if version >= 150_000 {
+        let sql = "SELECT n.nspname::text, m.oid, m.xmin::text FROM pg_catalog.pg_publication_namespace m
+                     JOIN pg_catalog.pg_namespace n ON n.oid = m.pnnspid WHERE m.pnpubid = $1";
+        for row in client.query_typed(sql, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
+            publication.schemas.insert(row.get(0), PublishedSchema { oid: row.get(1), xmin: xid(row.get(2))? });
+        }
+    }
+    if publication.all_tables || !publication.schemas.is_empty() {
+        let brought = brought(&publication);
+        for row in client.query_typed(brought, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
+            let table = PublishedTable { relid: row.get(2), oid: 0, xmin: 0, columns: None, row_filter: false };
+            publication.tables.insert(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), table);
+        }
+    }
+    // Column list and filter came with 15; as JSON the row answers on every version.
+    let sql = "SELECT n.nspname::text, c.relname::text, m.prrelid, m.oid, m.xmin::text,
+                      CASE WHEN (j.row -> 'prattrs') <> 'null' THEN
+                        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                               WHERE a.attrelid = m.prrelid AND (j.row -> 'prattrs') @> pg_catalog.to_jsonb(a.attnum)
+                               ORDER BY a.attnum) END,
+                      (j.row ->> 'prqual') IS NOT NULL
+                 FROM pg_catalog.pg_publication_rel m
+                CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(m) AS row) j
+                 JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE m.prpubid = $1";
+    for row in client.query_typed(sql, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
+        let table =
+            PublishedTable { relid: row.get(2), oid: row.get(3), xmin: xid(row.get(4))?, columns: row.get(5), row_filter: row.get(6) };
+        publication.tables.insert(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), table);
+    }
+    Ok(Some(publication))
+}
+
+/// Tables that come without a row of their own, by the server's rule: permanent, not of the system; with the root option
+/// partitions are hidden behind it, without it the roots are.
+fn brought(publication: &Publication) -> &'static str {
+    macro_rules! sql {
+        ($kind:literal, $schema:literal) => {
+            concat!(
+                "SELECT n.nspname::text, c.relname::text, c.oid FROM pg_catalog.pg_class c
+                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.relpersistence = 'p' AND c.oid >= 16384 AND $1 <> 0 AND ",
+                $kind,
+                $schema
+            )
+        };
+    }
+    match (publication.via_root, publication.all_tables) {
+        (true, true) => sql!("c.relkind IN ('r', 'p') AND NOT c.relispartition", ""),
+        (false, true) => sql!("c.relkind = 'r'", ""),
+        (true, false) => sql!(
+            "c.relkind IN ('r', 'p') AND NOT c.relispartition",
+            " AND n.oid IN (SELECT pnnspid FROM pg_catalog.pg_publication_namespace WHERE pnpubid = $1)"
+        ),
+        (false, false) => {
+            sql!("c.relkind = 'r'", " AND n.oid IN (SELECT pnnspid FROM pg_catalog.pg_publication_namespace WHERE pnpubid = $1)")
+        }
+    }
+}
+
+/// A transaction id from its text: drivers have no such type.
+pub(super) fn xid(text: &str) -> Result<u32> {
+    text.parse().map_err(|_| Error::bug(format!("the server gave the transaction id {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_quote_every_name() {
+        let members = [
+            Member::from(TableName::new("public", "a b")),
+            Member { table: TableName::new("x\"y", "C"), columns: Some(vec!["id".into(), "sel\"ect".into()]) },
+        ];
+        assert_eq!(
+            create_sql("hu\"ella", &members),
+            "CREATE PUBLICATION \"hu\"\"ella\" FOR TABLE ONLY \"public\".\"a b\", ONLY \"x\"\"y\".\"C\" (\"id\", \"sel\"\"ect\") \
+             WITH (publish_via_partition_root = true)"
+        );
+        assert_eq!(add_sql("h", &members[..1]), "ALTER PUBLICATION \"h\" ADD TABLE ONLY \"public\".\"a b\"");
+        assert_eq!(create_sql("h", &[]), "CREATE PUBLICATION \"h\" WITH (publish_via_partition_root = true)");
+    }
+}

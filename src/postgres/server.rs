@@ -1,0 +1,233 @@
+//! The server: its version, limits and positions, this session's role, and who stands in the way.
+//!
+//! Owns: settings, counts, WAL positions, waiting sessions. Does not own: slots, what is refused (`check`).
+//! Invariant: another session's query text is never read: it can hold cells.
+
+use super::slot::lsn;
+use super::sql_error::{failed, is};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{GenericClient, Row};
+
+/// What matters of the server and of this session's role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// `server_version_num`: 150018 is 15.18.
+    pub version_num: i32,
+    /// `minimal`, `replica` or `logical`.
+    pub wal_level: String,
+    /// Limit of slots.
+    pub max_replication_slots: i64,
+    /// Slots there are, of all databases and kinds.
+    pub slots_used: i64,
+    /// Limit of streaming sessions.
+    pub max_wal_senders: i64,
+    /// Streaming sessions there are.
+    pub senders_used: i64,
+    /// How much WAL a slot may hold back, MB; -1: no limit.
+    pub max_slot_wal_keep_size_mb: i64,
+    /// How long the server waits for a status update, ms; 0: for ever.
+    pub wal_sender_timeout_ms: i64,
+    /// Where WAL ends: written, or on a standby replayed.
+    pub current_wal_lsn: Lsn,
+    /// A standby.
+    pub in_recovery: bool,
+    /// The cluster's identity, as IDENTIFY_SYSTEM gives it; `None` if the role may not read it by SQL.
+    pub system_identifier: Option<String>,
+    /// Database of this session.
+    pub database: String,
+    /// Role of this session.
+    pub role: Role,
+}
+
+/// A role's attributes that matter. They are not inherited from roles that it is a member of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Name.
+    pub name: String,
+    /// SUPERUSER.
+    pub superuser: bool,
+    /// REPLICATION.
+    pub replication: bool,
+    /// BYPASSRLS.
+    pub bypass_rls: bool,
+    /// May make a publication in this database (CREATE).
+    pub create_in_database: bool,
+}
+
+/// A session (or a prepared transaction) that others wait for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blocker {
+    /// Process; `None` for a prepared transaction.
+    pub pid: Option<i32>,
+    /// Role.
+    pub user: String,
+    /// Database.
+    pub database: String,
+    /// `application_name`, or a prepared transaction's name.
+    pub application: String,
+    /// `active`, `idle in transaction`, `prepared`, …; `None` if the role may not see it.
+    pub state: Option<String>,
+    /// Age of its transaction.
+    pub transaction_secs: Option<f64>,
+    /// Time since its present or last statement began.
+    pub query_secs: Option<f64>,
+}
+
+impl std::fmt::Display for Blocker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => write!(f, "prepared transaction")?,
+        }
+        write!(f, " ({} in {}, {:?}", self.user, self.database, self.application)?;
+        if let Some(state) = &self.state {
+            write!(f, ", {state}")?;
+        }
+        if let Some(secs) = self.transaction_secs {
+            write!(f, ", transaction open for {secs:.0} s")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// `server_version_num`.
+pub async fn version(client: &(impl GenericClient + Sync)) -> Result<i32> {
+    let sql = "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4";
+    Ok(one(client, sql, "reading the server's version").await?.get(0))
+}
+
+/// Server, limits, role.
+pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
+    let sql = "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, pg_catalog.current_setting('wal_level'),
+                      pg_catalog.current_setting('max_replication_slots')::pg_catalog.int8,
+                      (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
+                      pg_catalog.current_setting('max_wal_senders')::pg_catalog.int8,
+                      (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication),
+                      (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'),
+                      (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'),
+                      CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                           ELSE pg_catalog.pg_current_wal_lsn() END::text,
+                      pg_catalog.pg_is_in_recovery(), pg_catalog.current_database()::text, r.rolname::text,
+                      r.rolsuper, r.rolreplication, r.rolbypassrls,
+                      pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+                 FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER";
+    let row = one(client, sql, "reading the server's settings").await?;
+    Ok(ServerInfo {
+        version_num: row.get(0),
+        wal_level: row.get(1),
+        max_replication_slots: row.get(2),
+        slots_used: row.get(3),
+        max_wal_senders: row.get(4),
+        senders_used: row.get(5),
+        max_slot_wal_keep_size_mb: row.get(6),
+        wal_sender_timeout_ms: row.get(7),
+        current_wal_lsn: lsn(row.get(8))?.unwrap_or_default(),
+        in_recovery: row.get(9),
+        system_identifier: system_identifier(client).await?,
+        database: row.get(10),
+        role: Role {
+            name: row.get(11),
+            superuser: row.get(12),
+            replication: row.get(13),
+            bypass_rls: row.get(14),
+            create_in_database: row.get(15),
+        },
+    })
+}
+
+/// The cluster's identity; `None` if the role may not read it.
+pub async fn system_identifier(client: &(impl GenericClient + Sync)) -> Result<Option<String>> {
+    // The server prints it without a sign, SQL knows only signed numbers.
+    let sql = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+    match client.query_typed(sql, &[]).await {
+        Ok(rows) => Ok(rows.first().map(|row| (row.get::<_, i64>(0) as u64).to_string())),
+        Err(e) if is(&e, &SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
+        Err(e) => Err(failed("reading the cluster's identity", e)),
+    }
+}
+
+/// Where WAL that is safe on the server's disk ends: what is committed before this call lies below.
+pub async fn flush_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
+    position(client, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text").await
+}
+
+/// Where the next WAL record will be.
+pub async fn insert_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
+    position(client, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text").await
+}
+
+async fn position(client: &(impl GenericClient + Sync), sql: &str) -> Result<Lsn> {
+    let doing = "reading the position of the WAL";
+    let row = one(client, sql, doing).await?;
+    lsn(row.get(0))?.ok_or_else(|| Error::bug(format!("{doing}: there is none")))
+}
+
+async fn one(client: &(impl GenericClient + Sync), sql: &str, doing: &str) -> Result<Row> {
+    let rows = client.query_typed(sql, &[]).await.map_err(|e| failed(doing, e))?;
+    rows.into_iter().next().ok_or_else(|| Error::retry(format!("{doing}: the server gave no row")))
+}
+
+const BLOCKER: &str = "a.pid, COALESCE(a.usename::text, ''), COALESCE(a.datname::text, ''), COALESCE(a.application_name, ''), a.state,
+    pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start),
+    pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.query_start)";
+
+/// Open transactions that have written, of all databases, oldest first, prepared ones included: creating a slot waits for them.
+pub async fn blockers_of_slot_creation(client: &(impl GenericClient + Sync)) -> Result<Vec<Blocker>> {
+    let sql = format!(
+        "SELECT {BLOCKER} FROM pg_catalog.pg_stat_activity a
+          WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+         UNION ALL
+         SELECT NULL, p.owner::text, p.database::text, p.gid, 'prepared',
+                pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - p.prepared), NULL
+           FROM pg_catalog.pg_prepared_xacts p
+          ORDER BY 6 DESC NULLS LAST"
+    );
+    let rows = client.query_typed(&sql, &[]).await.map_err(|e| failed("looking for open transactions", e))?;
+    Ok(rows.iter().map(blocker).collect())
+}
+
+/// Who holds the locks that session `pid` waits for, oldest transaction first.
+pub async fn lock_blockers(client: &(impl GenericClient + Sync), pid: i32) -> Result<Vec<Blocker>> {
+    let sql = format!(
+        "SELECT NULLIF(b.pid, 0), {} FROM (SELECT DISTINCT pg_catalog.unnest(pg_catalog.pg_blocking_pids($1)) AS pid) b
+           LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid ORDER BY 6 DESC NULLS LAST",
+        BLOCKER.strip_prefix("a.pid, ").expect("the list begins with the pid")
+    );
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&pid, Type::INT4)];
+    let rows = client.query_typed(&sql, &params).await.map_err(|e| failed("looking for who holds a lock", e))?;
+    Ok(rows.iter().map(blocker).collect())
+}
+
+fn blocker(row: &Row) -> Blocker {
+    Blocker {
+        pid: row.get(0),
+        user: row.get(1),
+        database: row.get(2),
+        application: row.get(3),
+        state: row.get(4),
+        transaction_secs: row.get(5),
+        query_secs: row.get(6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blocker_is_named_by_pid_and_age() {
+        let blocker = Blocker {
+            pid: Some(7),
+            user: "ana".into(),
+            database: "postgres".into(),
+            application: "psql".into(),
+            state: Some("idle in transaction".into()),
+            transaction_secs: Some(61.4),
+            query_secs: None,
+        };
+        assert_eq!(blocker.to_string(), "pid 7 (ana in postgres, \"psql\", idle in transaction, transaction open for 61 s)");
+    }
+}
