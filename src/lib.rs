@@ -5,4 +5,5 @@
 
 pub mod error;
 pub mod lsn;
+pub mod postgres;
 pub mod store;

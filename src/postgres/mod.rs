@@ -1,0 +1,27 @@
+//! Everything that speaks to the PostgreSQL server: sessions for SQL, the replication connection, the catalogue.
+//!
+//! Owns: connection options, TLS, authentication, the replication protocol's commands and its byte stream.
+//! Does not own: what the bytes mean (`pgoutput`), when a position is durable (`commit`).
+//! Invariants: no secret in an error, a log line or a `Debug` text; only an LSN that was handed to
+//! [`ReplicationStream::acknowledge`] is ever reported to the server as flushed.
+
+mod auth;
+pub mod error;
+mod frames;
+mod options;
+mod passfile;
+mod reader;
+mod replication;
+mod sql;
+mod status;
+mod stream;
+mod tls;
+mod transport;
+mod wire;
+
+pub use error::{DbError, sqlstate};
+pub use frames::Frames;
+pub use options::{ConnectOptions, SslMode};
+pub use replication::{ExportedSlot, Replication, System};
+pub use sql::connect_sql;
+pub use stream::{Event, ReplicationStream, ServerNotice, StreamSetup};
