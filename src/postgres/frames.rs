@@ -1,14 +1,41 @@
-//! Copy data as it came off the socket: whole frames in one shared buffer.
+//! What comes off the socket of a stream: whole frames in one shared buffer, and notices.
 //!
-//! Owns: walking over the frames. Does not own: reading (`reader`), meaning (`pgoutput`).
+//! Owns: the events, walking over the frames. Does not own: reading (`reader`), meaning (`pgoutput`).
 //! Invariant: the bytes are a sequence of whole CopyData messages, checked by the reader when it cut them.
 
+use super::error::DbError;
 use bytes::Bytes;
 
 /// Tag byte and length word in front of every message.
 pub(super) const HEADER_BYTES: usize = 5;
 /// Tag of CopyData.
 pub(super) const COPY_DATA_TAG: u8 = b'd';
+
+/// Something that came from the server.
+#[derive(Debug)]
+pub enum Event {
+    /// Data and keepalives, in order.
+    Frames(Frames),
+    /// A notice; since it may tell of an edit of the publication, the catalogue is worth a look.
+    Notice(ServerNotice),
+}
+
+/// A NoticeResponse on the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerNotice {
+    /// `WARNING`, `NOTICE`…
+    pub severity: String,
+    /// SQLSTATE.
+    pub sqlstate: String,
+    /// The message, empty where it could quote data.
+    pub message: String,
+}
+
+impl From<DbError> for ServerNotice {
+    fn from(fields: DbError) -> Self {
+        Self { severity: fields.severity, sqlstate: fields.code, message: fields.message }
+    }
+}
 
 /// Many whole CopyData messages.
 #[derive(Clone)]

@@ -20,8 +20,9 @@ mod transport;
 mod wire;
 
 pub use error::{DbError, sqlstate};
-pub use frames::Frames;
+pub use frames::{Event, Frames, ServerNotice};
 pub use options::{ConnectOptions, SslMode};
+pub use reader::StreamSetup;
 pub use replication::{ExportedSlot, Replication, System};
 pub use sql::connect_sql;
-pub use stream::{Event, ReplicationStream, ServerNotice, StreamSetup};
+pub use stream::ReplicationStream;

@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT_MAX_SECS: u64 = 3600;
 const DEFAULT_PORT: u16 = 5432;
 const APPLICATION_NAME: &str = "huella";
 
+const MEND: &str = "special characters in user and password must be percent-encoded";
+
 /// The parameters that a URL may carry, for the error that names an unknown one.
 const PARAMETERS: &str = "application_name, channel_binding, connect_timeout, dbname, host, hostaddr, options, passfile, password, port, \
      sslmode, sslrootcert, user";
@@ -247,10 +249,13 @@ impl Given {
         if !text.starts_with("postgresql://") && !text.starts_with("postgres://") {
             return Err(Error::config("the source URL must begin with postgresql://"));
         }
-        let mend = "special characters in user and password must be percent-encoded";
-        let url = Url::parse(text).map_err(|e| Error::config(format!("the source URL cannot be read: {e} ({mend})")))?;
+        let url = Url::parse(text).map_err(|e| Error::config(format!("the source URL cannot be read: {e} ({MEND})")))?;
         if url.fragment().is_some() {
-            return Err(Error::config(format!("the source URL has a '#': write it as %23 ({mend})")));
+            return Err(Error::config(format!("the source URL has a '#': write it as %23 ({MEND})")));
+        }
+        // Behind an unencoded '/' in the password the rest of it would be taken, and shown, as the database.
+        if url.path().contains('@') {
+            return Err(Error::config(format!("the source URL has an '@' behind the host: write it as %40 ({MEND})")));
         }
         let mut given = Given { port: url.port(), ..Given::default() };
         let host = url.host_str().unwrap_or_default();
@@ -291,6 +296,10 @@ impl Given {
             "connect_timeout" => {
                 let seconds = value.parse().ok().filter(|s| (1..=CONNECT_TIMEOUT_MAX_SECS).contains(s));
                 self.connect_timeout = Some(Duration::from_secs(seconds.ok_or_else(|| bad(name, &value, "1 to 3600 seconds"))?));
+            }
+            // What is no plain word may be the tail of a password with an unencoded '?'.
+            _ if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
+                return Err(Error::config(format!("the source URL cannot be read behind '?' ({MEND})")));
             }
             _ => return Err(Error::config(format!("the source URL has an unknown parameter {name:?}; known are {PARAMETERS}"))),
         }

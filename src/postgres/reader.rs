@@ -6,9 +6,8 @@
 //! what is buffered is at most `QUEUE_CHUNKS` + 1 chunks of about `CHUNK_BYTES` (or one larger frame).
 
 use super::error::{DbError, from_io, protocol};
-use super::frames::{COPY_DATA_TAG, Frames, HEADER_BYTES, payload_bytes};
+use super::frames::{COPY_DATA_TAG, Event, Frames, HEADER_BYTES, ServerNotice, payload_bytes};
 use super::status::Schedule;
-use super::stream::{Event, ServerNotice, StreamSetup};
 use super::transport::Transport;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -40,6 +39,24 @@ const FRAME_BYTES_MAX: usize = 1 << 30;
 const GATHER: Duration = Duration::from_millis(2);
 /// A status update goes out this many times within the server's `wal_sender_timeout`.
 const UPDATES_PER_TIMEOUT: u32 = 4;
+
+/// The clocks of a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamSetup {
+    /// A status update goes out at least this often (more often if the server's `wal_sender_timeout` is short).
+    pub status_every: Duration,
+    /// After this much silence the server is asked for a keepalive.
+    pub ask_after: Duration,
+    /// After this much silence the connection counts as broken.
+    pub silence_max: Duration,
+}
+
+impl Default for StreamSetup {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { status_every: seconds(10), ask_after: seconds(30), silence_max: seconds(90) }
+    }
+}
 
 /// What one round of reading came to.
 enum Filled {
@@ -366,3 +383,7 @@ async fn fill(read: &mut ReadHalf<Transport>, buf: &mut BytesMut, frame_bytes: u
     }))
     .await
 }
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

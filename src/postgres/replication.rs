@@ -7,8 +7,9 @@
 use super::auth::{Session, log_in};
 use super::error::{DbError, protocol};
 use super::options::ConnectOptions;
+use super::reader::StreamSetup;
 use super::sql::{pins, version_number};
-use super::stream::{ReplicationStream, StreamSetup};
+use super::stream::ReplicationStream;
 use super::transport::{Tls, Transport, attempt};
 use super::wire::{Backend, Wire};
 use crate::error::{Error, Result};

@@ -4,9 +4,8 @@
 //! Invariants: dropping the handle ends the reader; the server is told as flushed only what
 //! [`ReplicationStream::acknowledge`] was given.
 
-use super::error::DbError;
-use super::frames::Frames;
-use super::reader::{QUEUE_CHUNKS, Reader};
+use super::frames::Event;
+use super::reader::{QUEUE_CHUNKS, Reader, StreamSetup};
 use super::transport::Transport;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -19,50 +18,6 @@ use tokio::time::timeout;
 
 /// Bound for the last status update and the goodbye: a shutdown has ten seconds in all.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The clocks of a stream.
-#[derive(Debug, Clone, Copy)]
-pub struct StreamSetup {
-    /// A status update goes out at least this often (more often if the server's `wal_sender_timeout` is short).
-    pub status_every: Duration,
-    /// After this much silence the server is asked for a keepalive.
-    pub ask_after: Duration,
-    /// After this much silence the connection counts as broken.
-    pub silence_max: Duration,
-}
-
-impl Default for StreamSetup {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self { status_every: seconds(10), ask_after: seconds(30), silence_max: seconds(90) }
-    }
-}
-
-/// Something that came from the server.
-#[derive(Debug)]
-pub enum Event {
-    /// Data and keepalives, in order.
-    Frames(Frames),
-    /// A notice; since it may tell of an edit of the publication, the catalogue is worth a look.
-    Notice(ServerNotice),
-}
-
-/// A NoticeResponse on the stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerNotice {
-    /// `WARNING`, `NOTICE`…
-    pub severity: String,
-    /// SQLSTATE.
-    pub sqlstate: String,
-    /// The message, empty where it could quote data.
-    pub message: String,
-}
-
-impl From<DbError> for ServerNotice {
-    fn from(fields: DbError) -> Self {
-        Self { severity: fields.severity, sqlstate: fields.code, message: fields.message }
-    }
-}
 
 /// A running stream; owns the task that reads the socket and answers keepalives.
 #[derive(Debug)]

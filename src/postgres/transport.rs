@@ -109,6 +109,12 @@ impl Transport {
         }
     }
 
+    /// A connection that is there already.
+    #[cfg(test)]
+    pub(super) fn from_unix(stream: UnixStream) -> Self {
+        Self { io: Io::Unix(stream), end_point: None }
+    }
+
     /// Whether the connection is encrypted.
     pub(super) fn is_encrypted(&self) -> bool {
         matches!(self.io, Io::Tls(_))
