@@ -11,7 +11,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use url::Url;
 
 /// Bound for one whole connection attempt: all resolved addresses, TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -245,27 +244,43 @@ struct Given {
 }
 
 impl Given {
+    /// `scheme://[user[:password]@][host][:port][/database][?parameters]`, read by hand: general URL parsers
+    /// refuse `user@/database?host=/socket/directory`, which libpq allows.
     fn read(text: &str) -> Result<Self> {
-        if !text.starts_with("postgresql://") && !text.starts_with("postgres://") {
-            return Err(Error::config("the source URL must begin with postgresql://"));
-        }
-        let url = Url::parse(text).map_err(|e| Error::config(format!("the source URL cannot be read: {e} ({MEND})")))?;
-        if url.fragment().is_some() {
+        let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
+        let rest = rest.ok_or_else(|| Error::config("the source URL must begin with postgresql://"))?;
+        if rest.contains('#') {
             return Err(Error::config(format!("the source URL has a '#': write it as %23 ({MEND})")));
         }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         // Behind an unencoded '/' in the password the rest of it would be taken, and shown, as the database.
-        if url.path().contains('@') {
+        if path.contains('@') {
             return Err(Error::config(format!("the source URL has an '@' behind the host: write it as %40 ({MEND})")));
         }
-        let mut given = Given { port: url.port(), ..Given::default() };
-        let host = url.host_str().unwrap_or_default();
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        given.host = non_empty(decode("host", host)?);
-        given.user = non_empty(decode("user", url.username())?);
-        given.password = url.password().map(|p| decode("password", p)).transpose()?.and_then(non_empty);
-        given.database = non_empty(decode("database", url.path().strip_prefix('/').unwrap_or_default())?);
-        // Split by hand: form decoding would turn '+' into a space, which libpq does not.
-        for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (login, server) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        let (host, port) = match server.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+            Some((host, port)) => (host, port),
+            None => server.split_at(server.find(':').unwrap_or(server.len())),
+        };
+        let mut given = Given {
+            host: non_empty(decode("host", host)?),
+            user: non_empty(decode("user", user)?),
+            password: non_empty(decode("password", password)?),
+            database: non_empty(decode("database", path)?),
+            ..Given::default()
+        };
+        if given.host.as_deref().is_some_and(|host| host.contains(',')) {
+            return Err(Error::config("the source URL names several hosts; give the one that is the primary"));
+        }
+        if !port.is_empty() && port != ":" {
+            let number = port.strip_prefix(':').and_then(|port| port.parse().ok());
+            // The text may be the beginning of a password, so it is not shown.
+            given.port = Some(number.ok_or_else(|| Error::config(format!("the source URL's port is no port number ({MEND})")))?);
+        }
+        // Form decoding would turn '+' into a space, which libpq does not.
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             given.set(&decode("parameter", name)?, decode(name, value)?)?;
         }

@@ -37,7 +37,11 @@ fn ipv6_hosts_stand_in_brackets() {
 
 #[test]
 fn socket_directories_are_hosts() {
-    for url in ["postgresql:///d?host=/var/run/postgresql", "postgresql://%2Fvar%2Frun%2Fpostgresql/d"] {
+    for url in [
+        "postgresql:///d?host=/var/run/postgresql",
+        "postgresql://u:p@/d?host=/var/run/postgresql",
+        "postgresql://%2Fvar%2Frun%2Fpostgresql/d",
+    ] {
         let o = parse(url).unwrap();
         assert_eq!(o.host, Host::Unix("/var/run/postgresql".into()), "{url}");
         assert!(o.is_local());
@@ -66,6 +70,10 @@ fn bad_values_are_refused_with_their_rule() {
     assert!(refusal("postgresql://h?hostaddr=h").contains("IP address"));
     assert!(refusal("postgresql://h?channel_binding=x").contains("require"));
     assert!(refusal("postgresql://h1,h2/d").contains("several hosts"));
+    assert!(refusal("postgresql://h1:1,h2:2/d").contains("port"));
+    for port in ["h:x", "[::1]5", "[::1]:x", "h:70000", "::1"] {
+        assert!(refusal(&format!("postgresql://{port}/d")).contains("port"), "{port}");
+    }
     assert!(refusal("mysql://h").contains("postgresql://"));
     assert!(refusal("host=localhost").contains("postgresql://"));
     assert!(refusal("postgresql://u%00:p@h").contains("zero byte"));

@@ -225,11 +225,11 @@ impl Reader {
     }
 
     fn filled(&mut self, filled: io::Result<Filled>) -> Result<()> {
+        self.schedule.heard(Instant::now());
+        // First of all what was read before an end: a server says why it goes.
+        self.parse()?;
         match filled {
-            Ok(Filled::Full | Filled::Drained) => {
-                self.schedule.heard(Instant::now());
-                self.parse()
-            }
+            Ok(Filled::Full | Filled::Drained) => Ok(()),
             Ok(Filled::Closed) => {
                 let error = Error::retry("the server closed the replication stream");
                 Err(match self.write_error.take() {
