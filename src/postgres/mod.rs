@@ -1,10 +1,35 @@
-//! The source: what PostgreSQL's catalogue, publications, slots and server say.
+//! Everything that speaks to the PostgreSQL server: sessions for SQL, the replication connection, the catalogue.
+//!
+//! Owns: connection options, TLS, authentication, the replication protocol's commands and its byte stream.
+//! Does not own: what the bytes mean (`pgoutput`), when a position is durable (`commit`).
+//! Invariants: no secret in an error, a log line or a `Debug` text; only an LSN that was handed to
+//! [`ReplicationStream::acknowledge`] is ever reported to the server as flushed.
 
+mod auth;
 pub mod catalogue;
 mod column_type;
+pub mod error;
 pub mod fingerprint;
+mod frames;
+mod options;
+mod passfile;
 pub mod publication;
+mod reader;
+mod replication;
 pub mod server;
 pub mod slot;
-
+mod sql;
 mod sql_error;
+mod status;
+mod stream;
+mod tls;
+mod transport;
+mod wire;
+
+pub use error::{DbError, sqlstate};
+pub use frames::{Event, Frames, ServerNotice};
+pub use options::{ConnectOptions, SslMode};
+pub use reader::StreamSetup;
+pub use replication::{ExportedSlot, Replication, System};
+pub use sql::connect_sql;
+pub use stream::ReplicationStream;

@@ -1,0 +1,162 @@
+//! Start-up and authentication of a replication session.
+//!
+//! Owns: the StartupMessage, trust, password, md5, SCRAM-SHA-256 with and without channel binding.
+//! Does not own: SQL sessions, whose log-in tokio-postgres does over the same transport.
+//! Invariants: a SCRAM server has to prove that it knows the password; where the server offers channel
+//! binding over TLS it is used; `channel_binding=require` accepts nothing else.
+
+use super::error::{DbError, protocol};
+use super::options::{ChannelBinding, ConnectOptions};
+use super::transport::Transport;
+use super::wire::{Backend, Wire};
+use crate::error::{Error, Result};
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{self, ScramSha256};
+use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
+use postgres_protocol::message::frontend;
+use std::collections::HashMap;
+
+/// A logged-in session, ready for commands.
+pub(super) struct Session {
+    pub(super) wire: Wire,
+    /// What the server reported (`server_version`, `server_encoding`…).
+    pub(super) parameters: HashMap<String, String>,
+    /// Process and key for a cancel request.
+    pub(super) cancel_key: Option<(i32, i32)>,
+}
+
+/// Logs in with `replication=database`, so that both replication commands and SQL can be sent.
+pub(super) async fn log_in(transport: Transport, options: &ConnectOptions) -> Result<Session> {
+    let mut wire = Wire::new(transport);
+    let mut parameters = vec![
+        ("user", options.user()),
+        ("database", options.database()),
+        ("replication", "database"),
+        ("client_encoding", "UTF8"),
+        ("application_name", options.application_name.as_str()),
+    ];
+    parameters.extend(options.options.as_deref().map(|o| ("options", o)));
+    let mut out = BytesMut::new();
+    frontend::startup_message(parameters, &mut out).map_err(|e| Error::config("a connection option cannot be sent").with_source(e))?;
+    wire.send(&out).await?;
+    authenticate(&mut wire, options).await?;
+    await_ready(wire).await
+}
+
+/// The next message of the log-in; the server's refusal is an error.
+async fn answer(wire: &mut Wire) -> Result<Message> {
+    loop {
+        match wire.next().await? {
+            Backend::Message(Message::ErrorResponse(body)) => {
+                return Err(DbError::read(body.fields()).map_err(protocol)?.into_error("logging in"));
+            }
+            Backend::Message(Message::NoticeResponse(_)) => {}
+            Backend::Message(message) => return Ok(message),
+            Backend::CopyBoth => return Err(protocol("a copy began during log-in")),
+        }
+    }
+}
+
+async fn authenticate(wire: &mut Wire, options: &ConnectOptions) -> Result<()> {
+    match answer(wire).await? {
+        Message::AuthenticationOk => return binding_may_be_missing(options),
+        Message::AuthenticationCleartextPassword => {
+            binding_may_be_missing(options)?;
+            if !wire.transport.is_encrypted() && !options.is_local() {
+                tracing::warn!(server = %options.describe(), "the server asks for the password in clear text over an unencrypted connection");
+            }
+            send_password(wire, password(options)?.as_bytes()).await?;
+        }
+        Message::AuthenticationMd5Password(body) => {
+            binding_may_be_missing(options)?;
+            let hash = md5_hash(options.user().as_bytes(), password(options)?.as_bytes(), body.salt());
+            send_password(wire, hash.as_bytes()).await?;
+        }
+        Message::AuthenticationSasl(body) => scram(wire, &body, options).await?,
+        Message::AuthenticationGss | Message::AuthenticationSspi | Message::AuthenticationKerberosV5 => {
+            return Err(Error::source_refused("the server demands Kerberos, which is not supported: allow scram-sha-256 in pg_hba.conf"));
+        }
+        _ => return Err(protocol("an unexpected answer to the start-up message")),
+    }
+    match answer(wire).await? {
+        Message::AuthenticationOk => Ok(()),
+        _ => Err(protocol("an unexpected answer to the password")),
+    }
+}
+
+fn password(options: &ConnectOptions) -> Result<&str> {
+    options.password.as_deref().ok_or_else(|| {
+        Error::config("the server asks for a password and none is given: put it in PGPASSWORD, the password file or the source URL")
+    })
+}
+
+fn binding_may_be_missing(options: &ConnectOptions) -> Result<()> {
+    match options.channel_binding {
+        ChannelBinding::Require => Err(Error::source_refused("channel_binding=require, but the server did not use channel binding")),
+        ChannelBinding::Disable | ChannelBinding::Prefer => Ok(()),
+    }
+}
+
+async fn send_password(wire: &mut Wire, password: &[u8]) -> Result<()> {
+    let mut out = BytesMut::new();
+    frontend::password_message(password, &mut out).map_err(unsendable)?;
+    wire.send(&out).await
+}
+
+fn unsendable(error: std::io::Error) -> Error {
+    Error::config("the password cannot be sent").with_source(error)
+}
+
+async fn scram(wire: &mut Wire, body: &AuthenticationSaslBody, options: &ConnectOptions) -> Result<()> {
+    let (mut plain, mut plus) = (false, false);
+    let mut mechanisms = body.mechanisms();
+    while let Some(mechanism) = mechanisms.next().map_err(protocol)? {
+        plain |= mechanism == sasl::SCRAM_SHA_256;
+        plus |= mechanism == sasl::SCRAM_SHA_256_PLUS;
+    }
+    let end_point = wire.transport.end_point.clone().filter(|_| options.channel_binding != ChannelBinding::Disable);
+    let (mechanism, binding) = match end_point {
+        Some(hash) if plus => (sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash)),
+        // "We could have, the server did not offer": a server that did offer sees that somebody stood between.
+        Some(_) if plain => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested()),
+        None if plain => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported()),
+        _ => return Err(Error::source_refused("the server offers no password exchange that is known here (SCRAM-SHA-256)")),
+    };
+    if mechanism != sasl::SCRAM_SHA_256_PLUS {
+        binding_may_be_missing(options)?;
+    }
+    tracing::debug!(mechanism, "password exchange");
+    let mut exchange = ScramSha256::new(password(options)?.as_bytes(), binding);
+    let mut out = BytesMut::new();
+    frontend::sasl_initial_response(mechanism, exchange.message(), &mut out).map_err(unsendable)?;
+    wire.send(&out).await?;
+    let Message::AuthenticationSaslContinue(body) = answer(wire).await? else { return Err(protocol("SCRAM was not continued")) };
+    exchange.update(body.data()).map_err(failed_exchange)?;
+    out.clear();
+    frontend::sasl_response(exchange.message(), &mut out).map_err(unsendable)?;
+    wire.send(&out).await?;
+    let Message::AuthenticationSaslFinal(body) = answer(wire).await? else { return Err(protocol("SCRAM was not finished")) };
+    exchange.finish(body.data()).map_err(failed_exchange)
+}
+
+fn failed_exchange(error: std::io::Error) -> Error {
+    Error::source_refused("the server failed the password exchange: it does not know this role's password").with_source(error)
+}
+
+async fn await_ready(mut wire: Wire) -> Result<Session> {
+    let mut parameters = HashMap::new();
+    let mut cancel_key = None;
+    loop {
+        match answer(&mut wire).await? {
+            Message::ParameterStatus(body) => {
+                let (name, value) = (body.name().map_err(protocol)?, body.value().map_err(protocol)?);
+                parameters.insert(name.to_owned(), value.to_owned());
+            }
+            Message::BackendKeyData(body) => cancel_key = Some((body.process_id(), body.secret_key())),
+            Message::ReadyForQuery(_) => return Ok(Session { wire, parameters, cancel_key }),
+            _ => return Err(protocol("an unexpected message after log-in")),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Sessions for SQL and COPY: tokio-postgres over our transport, with the settings that make text exact.
+//!
+//! Owns: the session settings ("pins") of every connection. Does not own: any query.
+//! Invariants: no session runs without its pins; what a role or database sets by default never changes how a
+//! value is printed.
+
+use super::error::{from_sql, protocol};
+use super::options::{ChannelBinding, ConnectOptions};
+use super::transport::{Tls, Transport, attempt};
+use crate::error::Result;
+use std::future::{Ready, poll_fn, ready};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::AsyncMessage;
+use tokio_postgres::config::SslNegotiation;
+use tokio_postgres::tls::{ChannelBinding as Binding, TlsConnect, TlsStream};
+
+/// Opens a SQL session. A task drives it; it ends when the client is dropped or the connection breaks.
+///
+/// The session prints values in the one form that the contract names (section 5, Types), never times out while
+/// idle, and errors instead of filtering rows by a policy. `statement_timeout` and `lock_timeout` are the caller's.
+pub async fn connect_sql(options: &ConnectOptions) -> Result<tokio_postgres::Client> {
+    attempt(options, |tls| open(options, tls)).await
+}
+
+async fn open(options: &ConnectOptions, tls: Tls) -> Result<tokio_postgres::Client> {
+    let transport = Transport::connect(options, tls).await?;
+    let mut config = tokio_postgres::Config::new();
+    config.user(options.user()).dbname(options.database()).application_name(&options.application_name);
+    if let Some(password) = &options.password {
+        config.password(password);
+    }
+    if let Some(more) = &options.options {
+        config.options(more);
+    }
+    config.channel_binding(match options.channel_binding {
+        ChannelBinding::Disable => tokio_postgres::config::ChannelBinding::Disable,
+        ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
+        ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
+    });
+    // TLS is settled already: "direct" keeps tokio-postgres from asking again, and hands it our stream as it is.
+    config.ssl_mode(tokio_postgres::config::SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+    let connected = config.connect_raw(transport, Settled).await;
+    let (client, mut connection) = connected.map_err(|e| from_sql(e, "logging in"))?;
+    let version = connection.parameter("server_version").and_then(version_number);
+    let version = version.ok_or_else(|| protocol("no server_version"))?;
+    tokio::spawn(async move {
+        loop {
+            match poll_fn(|cx| connection.poll_message(cx)).await {
+                Some(Ok(AsyncMessage::Notice(notice))) => {
+                    tracing::debug!(severity = notice.severity(), sqlstate = notice.code().code(), "notice of the server");
+                }
+                Some(Ok(_)) => {}
+                // The client's calls report the break themselves.
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a SQL session broke");
+                    return;
+                }
+                None => return,
+            }
+        }
+    });
+    client.batch_execute(&pins(version)).await.map_err(|e| from_sql(e, "setting up the session"))?;
+    Ok(client)
+}
+
+/// The session's settings, as one simple query.
+pub(super) fn pins(version: u32) -> String {
+    let mut sql = String::from(
+        "SET client_encoding = 'UTF8'; SET search_path = ''; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
+         SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
+         SET row_security = off; SET idle_in_transaction_session_timeout = 0;",
+    );
+    if version >= 140_000 {
+        sql.push_str(" SET idle_session_timeout = 0;");
+    }
+    if version >= 170_000 {
+        sql.push_str(" SET transaction_timeout = 0;");
+    }
+    sql
+}
+
+/// `15.18 (Debian …)` → 150018, `17beta1` → 170000: the number that `server_version_num` would show.
+pub(super) fn version_number(text: &str) -> Option<u32> {
+    let numbers = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+    let mut parts = numbers.split('.').map(str::parse::<u32>);
+    let major = parts.next()?.ok()?;
+    let minor = parts.next().and_then(|minor| minor.ok()).unwrap_or(0);
+    major.checked_mul(10_000)?.checked_add(minor)
+}
+
+/// The connector of a stream that needs no connecting.
+struct Settled;
+
+impl TlsConnect<Transport> for Settled {
+    type Stream = SettledStream;
+    type Error = io::Error;
+    type Future = Ready<io::Result<SettledStream>>;
+
+    fn connect(self, stream: Transport) -> Self::Future {
+        ready(Ok(SettledStream(stream)))
+    }
+}
+
+struct SettledStream(Transport);
+
+impl TlsStream for SettledStream {
+    fn channel_binding(&self) -> Binding {
+        match &self.0.end_point {
+            Some(hash) => Binding::tls_server_end_point(hash.clone()),
+            None => Binding::none(),
+        }
+    }
+}
+
+impl AsyncRead for SettledStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for SettledStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_texts_become_numbers() {
+        for (text, number) in [("15.18 (Debian 15.18-0+deb12u1)", 150_018), ("17beta1", 170_000), ("14.23", 140_023), ("18", 180_000)] {
+            assert_eq!(version_number(text), Some(number), "{text}");
+        }
+        for text in ["", "x", ".1", "999999999999"] {
+            assert_eq!(version_number(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_settings_that_the_server_knows_are_pinned() {
+        assert!(!pins(130_000).contains("idle_session_timeout"));
+        assert!(pins(150_018).contains("idle_session_timeout") && !pins(150_018).contains("transaction_timeout"));
+        assert!(pins(170_000).contains(" transaction_timeout"));
+    }
+}

@@ -1,0 +1,80 @@
+//! Whole messages over a transport, for the phases in which client and server take turns.
+//!
+//! Owns: framing, the bound on a message's size, recognising CopyBothResponse (unknown to postgres-protocol).
+//! Does not own: the stream phase (`reader`). Invariant: bytes from the server never panic and never make
+//! the buffer grow beyond [`MESSAGE_BYTES_MAX`].
+
+use super::error::{from_io, protocol};
+use super::transport::Transport;
+use crate::error::{Error, Result};
+use bytes::BytesMut;
+use postgres_protocol::message::backend::{Header, Message};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Longest message taken while taking turns. Log-in and replication commands answer in a few hundred bytes, a
+/// timeline history in a few thousand; anything else on this port is not PostgreSQL.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Tag of CopyBothResponse.
+const COPY_BOTH_TAG: u8 = b'W';
+
+/// A message of the server.
+pub(super) enum Backend {
+    Message(Message),
+    /// START_REPLICATION was accepted: the stream begins.
+    CopyBoth,
+}
+
+/// A transport with the bytes that were read and not yet used.
+pub(super) struct Wire {
+    pub(super) transport: Transport,
+    buf: BytesMut,
+}
+
+impl Wire {
+    pub(super) fn new(transport: Transport) -> Self {
+        Self { transport, buf: BytesMut::new() }
+    }
+
+    /// Sends all of `bytes`.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let io_error = |e| from_io(e, "sending to the server");
+        self.transport.write_all(bytes).await.map_err(io_error)?;
+        self.transport.flush().await.map_err(io_error)
+    }
+
+    /// The next message. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Backend> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(message);
+            }
+            let read = self.transport.read_buf(&mut self.buf).await;
+            if read.map_err(|e| from_io(e, "reading from the server"))? == 0 {
+                return Err(Error::retry("the server closed the connection"));
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Backend>> {
+        let Some(header) = Header::parse(&self.buf).map_err(protocol)? else { return Ok(None) };
+        let len = header.len() as usize + 1; // not negative: Header::parse refuses less than 4
+        if len > MESSAGE_BYTES_MAX {
+            return Err(protocol(format!("a message of {len} bytes; is this PostgreSQL's port?")));
+        }
+        if self.buf.len() < len {
+            return Ok(None);
+        }
+        if header.tag() == COPY_BOTH_TAG {
+            let _formats = self.buf.split_to(len); // replication streams are always the same format
+            return Ok(Some(Backend::CopyBoth));
+        }
+        let message = Message::parse(&mut self.buf).map_err(protocol)?;
+        Ok(message.map(Backend::Message))
+    }
+
+    /// The transport, and the bytes that came behind the last message.
+    pub(super) fn into_parts(self) -> (Transport, BytesMut) {
+        (self.transport, self.buf)
+    }
+}
