@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lake::{FileKind, date};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, OldTuple, Tuple};
-use crate::schema::builder::HashKey;
+use crate::schema::HashKey;
 use crate::schema::version::{Layout, TableSchema};
 use std::sync::Arc;
 use std::time::Instant;
@@ -167,21 +167,21 @@ impl Batcher {
 
     /// INSERT. `None`: of a relation that is not replicated, which counts all the same.
     pub fn insert(&mut self, target: Option<Target>, new: Tuple<'_>) -> Result<()> {
-        self.change(target, 1, new.byte_len(), |batch, tx, seq| batch.insert(tx, seq, new))
+        self.change(target, 1, new.wire_bytes(), |batch, tx, seq| batch.insert(tx, seq, new))
     }
 
     /// UPDATE; with an old tuple it takes two ordinals whatever is written.
     pub fn update(&mut self, target: Option<Target>, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<()> {
         let (ordinals, bytes) = match old {
-            Some(old) => (2, new.byte_len() + 2 * old.tuple.byte_len()),
-            None => (1, new.byte_len()),
+            Some(old) => (2, new.wire_bytes() + 2 * old.tuple.wire_bytes()),
+            None => (1, new.wire_bytes()),
         };
         self.change(target, ordinals, bytes, |batch, tx, seq| batch.update(tx, seq, old, new))
     }
 
     /// DELETE.
     pub fn delete(&mut self, target: Option<Target>, old: OldTuple<'_>) -> Result<()> {
-        self.change(target, 1, old.tuple.byte_len(), |batch, tx, seq| batch.delete(tx, seq, old))
+        self.change(target, 1, old.tuple.wire_bytes(), |batch, tx, seq| batch.delete(tx, seq, old))
     }
 
     /// TRUNCATE of one of a message's relations.

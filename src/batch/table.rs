@@ -7,9 +7,8 @@ use crate::error::{Error, Result};
 use crate::lake::FileKind;
 use crate::lsn::Lsn;
 use crate::pgoutput::{Cell, OldKind, OldTuple, Tuple};
-use crate::schema::builder::{ColumnBuilder, HashKey, exception_text};
-use crate::schema::types::LakeType;
 use crate::schema::version::{Layout, METADATA, TableSchema};
+use crate::schema::{ColumnBuilder, HashKey, LakeType, exception_text};
 use arrow_array::builder::{Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema};
@@ -54,6 +53,7 @@ pub struct TableBatch {
     kind: FileKind,
     /// By index in the schema; `None` for dropped columns that the layout does not fill.
     columns: Vec<Option<ColumnBuilder>>,
+    hash_key: Option<HashKey>,
     op: StringBuilder,
     commit_lsn: Int64Builder,
     seq: Int64Builder,
@@ -98,6 +98,7 @@ impl TableBatch {
             date,
             kind,
             columns,
+            hash_key: hash_key.cloned(),
             op: StringBuilder::with_capacity(0, 0),
             commit_lsn: Int64Builder::with_capacity(0),
             seq: Int64Builder::with_capacity(0),
@@ -151,7 +152,8 @@ impl TableBatch {
             self.delete(tx, seq, old)?;
             return self.row("UPDATE", tx, seq + 1, new.len(), new.cells(), full, None);
         }
-        let moved = new.cells().zip(old.tuple.cells()).zip(&self.is_key).any(|((new, old), key)| *key && new != Cell::Unchanged && new != old);
+        let moved =
+            new.cells().zip(old.tuple.cells()).zip(&self.is_key).any(|((new, old), key)| *key && new != Cell::Unchanged && new != old);
         if !moved {
             return self.row("UPDATE", tx, seq + 1, new.len(), new.cells(), full, None);
         }
@@ -194,7 +196,11 @@ impl TableBatch {
     ) -> Result<()> {
         let layout = Arc::clone(&self.layout);
         if width != layout.slots.len() {
-            return Err(Error::bug(format!("{}: a tuple of {width} columns where RELATION named {}", self.schema.table, layout.slots.len())));
+            return Err(Error::bug(format!(
+                "{}: a tuple of {width} columns where RELATION named {}",
+                self.schema.table,
+                layout.slots.len()
+            )));
         }
         let mut before = before.map(|tuple| tuple.cells());
         for (cell, slot) in cells.zip(&layout.slots) {
@@ -250,12 +256,13 @@ impl TableBatch {
         let mut json = String::new();
         for ((cell, slot), key) in old.cells().zip(&self.layout.slots).zip(&self.is_key) {
             let (true, Some(index)) = (*key, *slot) else { continue };
-            let (column, builder) = (&self.schema.columns[index], &self.columns[index]);
+            let column = &self.schema.columns[index];
             json.push(if json.is_empty() { '{' } else { ',' });
             push_json_string(&mut json, &column.name);
             json.push(':');
-            match (cell, builder) {
-                (Cell::Text(text), Some(builder)) => json.push_str(&key_value(builder, column.lake_type, text)),
+            match (cell, self.hash_key.as_ref().filter(|_| column.hashed)) {
+                (Cell::Text(text), Some(key)) => push_json_string(&mut json, &String::from_utf8_lossy(&key.hex(text))),
+                (Cell::Text(text), None) => json.push_str(&key_value(column.lake_type, text)),
                 _ => json.push_str("null"),
             }
         }
@@ -319,13 +326,9 @@ fn width(lake_type: LakeType) -> usize {
     }
 }
 
-/// A key's value as JSON: numbers and booleans as scalars, all else as a string of the source's text (as in arrays); hashed columns by their hash.
-fn key_value(builder: &ColumnBuilder, lake_type: LakeType, text: &[u8]) -> String {
+/// A key's value as JSON: numbers and booleans as scalars, all else as a string of the source's text (as in arrays).
+fn key_value(lake_type: LakeType, text: &[u8]) -> String {
     let mut json = String::new();
-    if let Some(hash) = builder.hash_text(text) {
-        push_json_string(&mut json, &hash);
-        return json;
-    }
     let plain = exception_text(text);
     let number = matches!(lake_type, LakeType::Int64 | LakeType::Float | LakeType::Double | LakeType::Decimal38_9 | LakeType::Decimal76_38);
     match (lake_type, plain.as_str()) {

@@ -148,7 +148,8 @@ impl Held {
                 return Ok(());
             }
             if object.generation != self.generation {
-                let found = Watermark::parse(&object.body).map_err(|e| Error::lake("the watermark was overwritten by something else").with_source(e))?;
+                let found = Watermark::parse(&object.body)
+                    .map_err(|e| Error::lake("the watermark was overwritten by something else").with_source(e))?;
                 return Err(self.not_ours(&found));
             }
             tokio::time::sleep(pauses.next().unwrap_or(super::RETRY_LONGEST)).await;

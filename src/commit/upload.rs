@@ -73,7 +73,9 @@ async fn put_once(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
                     meta.bytes,
                     body.len()
                 ))),
-                None => Err(Error::lake(format!("{path} was refused as existing and is not there: does something delete objects of the lake?"))),
+                None => {
+                    Err(Error::lake(format!("{path} was refused as existing and is not there: does something delete objects of the lake?")))
+                }
             }
         }
         Err(error) => Err(error.into()),

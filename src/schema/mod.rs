@@ -12,6 +12,7 @@ pub mod names;
 pub mod numeric;
 pub mod text;
 pub mod types;
+pub mod version;
 
 pub use builder::ColumnBuilder;
 pub use hash::HashKey;

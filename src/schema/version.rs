@@ -4,7 +4,7 @@
 //! within a version. Does not own: noticing a change, numbering versions (`replicate`). Invariants: a column's
 //! lake type never changes within a version; a column's name in the lake never changes; columns are only added at the end.
 
-use super::names::lake_names;
+use super::names::LakeNames;
 use super::types::{Conversion, LakeType, PgType, conversion};
 use crate::pgoutput::{Relation, ReplicaIdentity};
 use crate::postgres::catalogue::{Column, Table};
@@ -99,8 +99,7 @@ pub enum Fit {
 impl TableSchema {
     /// Begins a version with the catalogue's present shape.
     pub fn begin(table: &Table, version: u32, privacy: &Privacy) -> Self {
-        let mut schema =
-            TableSchema { table: table.name.clone(), version, oid: table.oid, columns: Vec::new(), key: Vec::new() };
+        let mut schema = TableSchema { table: table.name.clone(), version, oid: table.oid, columns: Vec::new(), key: Vec::new() };
         for column in live(table) {
             schema.push(column, privacy);
         }
@@ -119,11 +118,12 @@ impl TableSchema {
             name: column.base.name.clone(),
             element: column.base.element,
             element_typmod: column.base.element_typmod,
+            delimiter: column.base.delimiter,
         };
         let conversion = conversion(&pg);
-        let mut names: Vec<&str> = self.columns.iter().map(|c| c.source.as_str()).collect();
-        names.push(&column.name);
-        let name = lake_names(&names).pop().expect("as many lake names as source names");
+        let mut names = LakeNames::default();
+        self.columns.iter().for_each(|c| names.reserve(&c.name));
+        let name = names.assign(&column.name);
         self.columns.push(SchemaColumn {
             name,
             source: column.name.clone(),
@@ -153,12 +153,19 @@ impl TableSchema {
         let wire: Vec<WireColumn<'_>> = relation
             .columns
             .iter()
-            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: table.and_then(|t| column(t, &c.name)) })
+            .map(|c| WireColumn {
+                name: &c.name,
+                type_oid: c.type_oid,
+                typmod: c.typmod,
+                catalogue: table.and_then(|t| column(t, &c.name)),
+            })
             .collect();
         let key: Option<Vec<&str>> = match relation.identity {
             // FULL flags every column; the key is then the catalogue's business.
             ReplicaIdentity::Full => table.map(|t| t.key.iter().map(String::as_str).collect()),
-            ReplicaIdentity::Default | ReplicaIdentity::Index => Some(relation.columns.iter().filter(|c| c.key).map(|c| c.name.as_str()).collect()),
+            ReplicaIdentity::Default | ReplicaIdentity::Index => {
+                Some(relation.columns.iter().filter(|c| c.key).map(|c| c.name.as_str()).collect())
+            }
             ReplicaIdentity::Nothing => None,
         };
         self.fit(relation.id, &wire, key, table, privacy)
@@ -166,9 +173,8 @@ impl TableSchema {
 
     /// How the catalogue's present shape fits.
     pub fn fit_catalogue(&self, table: &Table, privacy: &Privacy) -> Fit {
-        let wire: Vec<WireColumn<'_>> = live(table)
-            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c) })
-            .collect();
+        let wire: Vec<WireColumn<'_>> =
+            live(table).map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c) }).collect();
         self.fit(table.oid, &wire, Some(table.key.iter().map(String::as_str).collect()), None, privacy)
     }
 
@@ -243,11 +249,7 @@ impl TableSchema {
             }
         }
         let layout = next.layout(wire.iter().map(|c| c.name), |name| wire.iter().find(|c| c.name == name).and_then(|c| next.late(c)));
-        if next == *self {
-            Fit::Same(layout)
-        } else {
-            Fit::Extends { schema: Box::new(next), layout, copy, what: what.join(", ") }
-        }
+        if next == *self { Fit::Same(layout) } else { Fit::Extends { schema: Box::new(next), layout, copy, what: what.join(", ") } }
     }
 
     /// Whether a column that the version does not know may be added to it.
@@ -332,7 +334,7 @@ fn widens((old, old_mod): (u32, i32), (new, new_mod): (u32, i32), known: &Schema
         (FLOAT4, FLOAT8) => known.lake_type == LakeType::Double || known.hashed,
         (VARCHAR, VARCHAR | TEXT) => wider_length,
         (NUMERIC, NUMERIC) => {
-            let of = |typmod| conversion(&PgType { oid: NUMERIC, typmod, name: "numeric".to_owned(), element: None, element_typmod: -1 });
+            let of = |typmod| conversion(&PgType::scalar(NUMERIC, typmod, "numeric"));
             let (precision, scale) = (|t: i32| (t - 4) >> 16, |t: i32| ((((t - 4) & 0x7FF) ^ 0x400) - 0x400));
             let digits = |t: i32| precision(t) - scale(t);
             let grows = new_mod == -1 || (old_mod >= 0 && scale(new_mod) >= scale(old_mod) && digits(new_mod) >= digits(old_mod));
