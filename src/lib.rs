@@ -15,6 +15,8 @@ pub mod lsn;
 pub mod observe;
 pub mod pgoutput;
 pub mod postgres;
+pub mod replicate;
 pub mod schema;
+pub mod snapshot;
 pub mod store;
 pub mod table_name;
