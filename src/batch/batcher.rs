@@ -62,6 +62,8 @@ pub struct Batcher {
     oldest: Option<Instant>,
     transactions: u64,
     last_commit_us: Option<i64>,
+    /// Rows of the transaction that is arriving, or has just arrived, were cut before.
+    spilled: bool,
 }
 
 impl Batcher {
@@ -80,6 +82,7 @@ impl Batcher {
             oldest: None,
             transactions: 0,
             last_commit_us: None,
+            spilled: false,
         }
     }
 
@@ -158,6 +161,11 @@ impl Batcher {
     /// Complete transactions that wait for their cut, with or without rows.
     pub fn has_complete(&self) -> bool {
         self.transactions > 0
+    }
+
+    /// Whether a complete transaction waits whose first rows are cut already.
+    pub fn overdue(&self) -> bool {
+        self.spilled && self.arriving.is_none()
     }
 
     /// Whether the buffers are full, or would be with `more` bytes.
@@ -241,6 +249,7 @@ impl Batcher {
         if let Some(arriving) = self.arriving.as_mut() {
             arriving.touched.clear();
         }
+        self.spilled = self.arriving.is_some() && (self.spilled || !part.tables.is_empty());
         self.bytes = 0;
         self.oldest = None;
         let mut pieces = Vec::new();

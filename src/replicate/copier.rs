@@ -21,7 +21,7 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// Sessions stand at a consistent point.
-    Prepared(Prepared),
+    Prepared(Box<Prepared>),
     /// A table is done.
     Copied(Copied),
     /// All that was asked for is done.
@@ -74,7 +74,7 @@ impl Copier {
             let ended = preparing.await;
             self.preparing = None;
             return match flatten(ended) {
-                Ok(prepared) => Outcome::Prepared(prepared),
+                Ok(prepared) => Outcome::Prepared(Box::new(prepared)),
                 Err(error) => self.failed(error),
             };
         }

@@ -228,7 +228,7 @@ impl Session<'_> {
                     return Ok(());
                 }
                 let (hash_key, limit) = (self.writer.hash_key.clone(), self.writer.copy_bytes());
-                self.writer.copier.start(prepared, jobs, &self.lake, hash_key, limit);
+                self.writer.copier.start(*prepared, jobs, &self.lake, hash_key, limit);
             }
             Outcome::Copied(copied) => {
                 let point = copied.mark.snapshot;
@@ -292,7 +292,7 @@ impl Session<'_> {
     async fn message(&mut self, payload: &[u8]) -> Result<()> {
         let message = pgoutput::decode(payload).map_err(undecodable)?;
         if self.batcher.full(payload.len()) {
-            self.cut(false).await?;
+            self.cut(self.batcher.has_complete()).await?;
         }
         match message {
             Message::Insert { relation, new } => self.batcher.insert(self.target(relation)?, new),
@@ -305,7 +305,11 @@ impl Session<'_> {
                 Ok(())
             }
             Message::Begin(begin) => self.batcher.begin(&begin),
-            Message::Commit(commit) => self.batcher.commit(&commit),
+            Message::Commit(commit) => {
+                self.batcher.commit(&commit)?;
+                // Its rows were too many for one piece: the batch is over its size, so the age is not waited for.
+                if self.batcher.overdue() { self.cut(true).await } else { Ok(()) }
+            }
             Message::Relation(relation) => self.relation(relation).await,
             Message::Origin | Message::Type | Message::Logical { .. } => Ok(()),
             Message::Unasked(tag) => Err(Error::bug(format!("the server sent message {:?} that was not asked for", tag as char))),
