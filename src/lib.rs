@@ -21,3 +21,4 @@ pub mod status;
 pub mod stdout;
 pub mod store;
 pub mod table_name;
+pub mod verify;
