@@ -1,3 +1,92 @@
 //! Start, run, map the error to an exit code.
 
-fn main() {}
+use huella::cli::{self, Cli, Command};
+use huella::config::{self, Config};
+use huella::error::{Error, Kind, Result};
+use huella::observe::logs;
+use huella::replicate::{self, Mode};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Cloud Run kills ten seconds after SIGTERM; leaving earlier than committed is safe.
+const LEAVE_WITHIN: Duration = Duration::from_secs(8);
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    if let Err(error) = logs::init(cli.log_format, std::env::var("HUELLA_LOG").ok().as_deref()) {
+        eprintln!("{}", error.full());
+        return ExitCode::from(error.kind().exit_code());
+    }
+    match std::panic::catch_unwind(|| start(cli)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            match error.kind() {
+                Kind::Found => tracing::warn!("{}", error.full()),
+                _ => tracing::error!("{}", error.full()),
+            }
+            ExitCode::from(error.kind().exit_code())
+        }
+        Err(_) => ExitCode::from(Kind::Bug.exit_code()), // the hook has logged it
+    }
+}
+
+fn start(cli: Cli) -> Result<()> {
+    bound_allocator();
+    let config = Config::load(cli.config.as_deref(), config::environment()?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::retry("starting the runtime").with_source(e))?;
+    let ended = runtime.block_on(command(cli.command, config));
+    // A blocking task that hangs (a dead file system) must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    ended
+}
+
+async fn command(command: Command, config: Config) -> Result<()> {
+    match command {
+        Command::Run(asked) => run(config, Mode { until_caught_up: asked.until_caught_up, resnapshot: asked.resnapshot }).await,
+        _ => Err(Error::usage("not there yet")),
+    }
+}
+
+async fn run(config: Config, mode: Mode) -> Result<()> {
+    let (ask, stop) = watch::channel(false);
+    let replicating = replicate::run(config, mode, stop);
+    tokio::pin!(replicating);
+    tokio::select! {
+        biased;
+        ended = &mut replicating => return ended,
+        signal = terminated() => signal?,
+    }
+    tracing::info!("asked to stop: committing what is complete");
+    ask.send_replace(true);
+    tokio::time::timeout(LEAVE_WITHIN, replicating).await.unwrap_or_else(|_| {
+        Err(Error::retry("the lake or the source did not answer in time to commit; what was not committed is sent again at the next start"))
+    })
+}
+
+/// SIGTERM or SIGINT.
+async fn terminated() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let broken = |e| Error::retry("listening for signals").with_source(e);
+    let mut term = signal(SignalKind::terminate()).map_err(broken)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Keeps glibc's allocator from holding on to freed batches: few arenas, and large blocks returned to the system at once.
+fn bound_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: called before other threads exist; only sets parameters.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1024 * 1024);
+    }
+}

@@ -19,8 +19,12 @@ pub fn writer_id() -> String {
     unsafe { libc::gethostname(host.as_mut_ptr().cast(), host.len() - 1) };
     let end = host.iter().position(|b| *b == 0).unwrap_or(host.len());
     let name = String::from_utf8_lossy(&host[..end]).into_owned();
-    let random = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), std::time::SystemTime::now());
-    format!("{}-{}-{random:016x}", if name.is_empty() { "host" } else { &name }, std::process::id())
+    format!("{}-{}-{:016x}", if name.is_empty() { "host" } else { &name }, std::process::id(), random())
+}
+
+/// A number that two processes do not share (the standard library's seed comes from the operating system).
+pub fn random() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), std::time::SystemTime::now())
 }
 
 /// Reads the watermark; `None` if the lake has none.

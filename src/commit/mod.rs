@@ -11,7 +11,7 @@ mod held;
 mod upload;
 
 pub use chain::{chain, live};
-pub use claim::{claim, create, load, writer_id};
+pub use claim::{claim, create, load, random, writer_id};
 pub use held::{Change, Held};
 pub use upload::{FileNamer, put_data, put_document, put_or_replace};
 

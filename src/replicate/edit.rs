@@ -25,8 +25,6 @@ pub(crate) enum Edit {
     Forget(TableName),
     /// A copy became current.
     Current { mark: SnapshotMark, oid: u32, fingerprint: String },
-    /// The cluster was promoted, and `through` lies before that.
-    Timeline(u32),
 }
 
 impl Edit {
@@ -50,13 +48,8 @@ impl Edit {
                 }
             }
             Edit::Adopted { table, oid, version, fingerprint } => {
-                let mark = TableMark {
-                    oid: *oid,
-                    version: Some(*version),
-                    snapshot: None,
-                    fingerprint: fingerprint.clone(),
-                    pending: Vec::new(),
-                };
+                let mark =
+                    TableMark { oid: *oid, version: Some(*version), snapshot: None, fingerprint: fingerprint.clone(), pending: Vec::new() };
                 watermark.tables.insert(table.clone(), mark);
             }
             Edit::Publication(mark) => watermark.source.publication = Some(mark.clone()),
@@ -73,7 +66,6 @@ impl Edit {
                     mark.pending.retain(|p| p.version > snapshot.version);
                 }
             }
-            Edit::Timeline(timeline) => watermark.source.timeline = *timeline,
         }
     }
 }

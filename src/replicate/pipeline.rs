@@ -10,8 +10,9 @@ use crate::batch::{EncodedFile, Piece, encode};
 use crate::commit::{Change, Held, put_data};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{DataFile, SnapshotMark, Watermark};
+use crate::lake::{DataFile, Watermark};
 use crate::lsn::Lsn;
+use crate::snapshot::Copied;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,15 +21,6 @@ use tokio::task::JoinHandle;
 
 /// Files of one piece that are uploaded at the same time: enough to hide the latency of an object store.
 const UPLOADS: usize = 4;
-
-/// A finished copy of a table, its files durable.
-#[derive(Debug, Clone)]
-pub(crate) struct Copied {
-    pub(crate) mark: SnapshotMark,
-    pub(crate) oid: u32,
-    pub(crate) fingerprint: String,
-    pub(crate) files: Vec<DataFile>,
-}
 
 /// What the session hands over, in order.
 #[derive(Debug)]
@@ -84,8 +76,8 @@ impl Pipeline {
     }
 
     /// The last committed watermark, and its changes.
-    pub(crate) fn committed(&mut self) -> &mut watch::Receiver<Arc<Watermark>> {
-        &mut self.committed
+    pub(crate) fn committed(&self) -> watch::Receiver<Arc<Watermark>> {
+        self.committed.clone()
     }
 
     /// Commits what was handed over up to its last boundary, and gives the lake back.
@@ -181,7 +173,9 @@ impl Committer {
                     return Ok(());
                 }
                 let position = self.held.watermark().position();
-                let ready = self.ready.get_or_insert_with(|| Ready { change: Change { through: position, ..Change::default() }, ..Ready::default() });
+                let ready = self
+                    .ready
+                    .get_or_insert_with(|| Ready { change: Change { through: position, ..Change::default() }, ..Ready::default() });
                 ready.edits.extend(edits);
                 if let Some(through) = through {
                     ready.change.through = through;

@@ -335,7 +335,8 @@ fn widens((old, old_mod): (u32, i32), (new, new_mod): (u32, i32), known: &Schema
         (VARCHAR, VARCHAR | TEXT) => wider_length,
         (NUMERIC, NUMERIC) => {
             let of = |typmod| conversion(&PgType::scalar(NUMERIC, typmod, "numeric"));
-            let (precision, scale) = (|t: i32| (t - 4) >> 16, |t: i32| ((((t - 4) & 0x7FF) ^ 0x400) - 0x400));
+            let precision = |t: i32| (t - 4) >> 16;
+            let scale = |t: i32| (((t - 4) & 0x7FF) ^ 0x400) - 0x400; // eleven bits, signed
             let digits = |t: i32| precision(t) - scale(t);
             let grows = new_mod == -1 || (old_mod >= 0 && scale(new_mod) >= scale(old_mod) && digits(new_mod) >= digits(old_mod));
             grows && of(new_mod).lake_type() == of(old_mod).lake_type()

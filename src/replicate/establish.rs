@@ -1,0 +1,280 @@
+//! The first start, and making everything anew after a lost slot.
+//!
+//! Owns: the first watermark, the slot's making, the versions that wait for their first copy. Invariants: at any
+//! moment a crash leaves either no watermark, or one that says `creating` (which the next start goes on with),
+//! or a slot at exactly the watermark; a slot that we did not intend is never dropped.
+
+use super::edit::{Edit, store_schema};
+use super::source::{self, mark, privacy};
+use super::writer::Writer;
+use crate::commit::{Change, Held, claim, create, load};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lake::{FORMAT, SlotState, Source, Watermark, rfc3339};
+use crate::lsn::{CommitSeq, Epoch, Lsn};
+use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::slot::Dropped;
+use crate::postgres::{Replication, System, connect_sql, publication, slot};
+use crate::schema::version::{Fit, TableSchema};
+use crate::snapshot::{CopyJob, prepare};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+/// Pause between two looks at somebody else's first start.
+const TURN_PAUSE: Duration = Duration::from_millis(500);
+/// How long a slot's holder that was fenced may need to leave.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether there was something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Established {
+    /// The lake stood already.
+    Before,
+    /// It was established; the claim is held.
+    Now,
+}
+
+/// Establishes the lake if it is not, or if `resnapshot` asks for it.
+pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<Established> {
+    let standing = load(writer.store.as_ref()).await?.map(|(w, _)| w);
+    if !resnapshot && standing.as_ref().is_some_and(|w| w.slot_state == SlotState::Ready) {
+        return Ok(Established::Before);
+    }
+    let client = connect_sql(&writer.options).await?;
+    let info = source::check_server(&client).await?;
+    // Of two first starts one goes on, the other waits here until that has ended or died.
+    turn(&client, &writer.config.source.slot).await?;
+    let standing = load(writer.store.as_ref()).await?.map(|(w, _)| w);
+    if !resnapshot && standing.as_ref().is_some_and(|w| w.slot_state == SlotState::Ready) {
+        return Ok(Established::Before);
+    }
+    let known = standing.as_ref().map(|w| w.tables.keys().cloned().collect()).unwrap_or_default();
+    let tables = source::wanted(&client, &writer.config, &known).await?;
+    if tables.is_empty() {
+        return Err(Error::source_refused("there is no table to stream: none of schema public has a key, or [[table]] names none"));
+    }
+    let mut replication = Replication::connect(&writer.options).await?;
+    let system = replication.identify_system().await?;
+    replication.terminate().await;
+    if standing.is_none() && !writer.config.snapshot.initial {
+        return adopt(writer, &client, &tables, &system, &info.database).await;
+    }
+    let held = intend(writer, &client, standing, resnapshot, &system, &info.database).await?;
+    free_slot(&client, &writer.config.source.slot).await?;
+    prepare_publication(&client, &writer.config.source.publication, &tables, resnapshot).await?;
+    promote(writer, &client, held, &tables, &system).await?;
+    Ok(Established::Now)
+}
+
+/// Waits for the session-level lock that only one establishing process holds; it ends with `client`.
+async fn turn(client: &Client, slot: &str) -> Result<()> {
+    let mut said = false;
+    loop {
+        let row = client
+            .query_one("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('huella'), pg_catalog.hashtext($1))", &[&slot])
+            .await
+            .map_err(|e| Error::retry("taking the turn for a first start").with_source(e))?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!(slot, "another process makes the first start, waiting");
+        }
+        tokio::time::sleep(TURN_PAUSE).await;
+    }
+}
+
+fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
+    Watermark {
+        format: FORMAT,
+        epoch: Epoch(1),
+        writer: writer.id.clone(),
+        seq: CommitSeq(0),
+        through: None,
+        slot_state: SlotState::Creating,
+        commit: None,
+        commit_time: rfc3339(chrono::Utc::now().timestamp_micros()),
+        source: Source {
+            system_identifier: system.identifier.clone(),
+            timeline: system.timeline,
+            database: database.to_owned(),
+            slot: writer.config.source.slot.clone(),
+            publication: None,
+        },
+        tables: BTreeMap::new(),
+    }
+}
+
+/// Records the intent to make the slot, before anything is made.
+async fn intend(
+    writer: &Writer,
+    client: &Client,
+    standing: Option<Watermark>,
+    resnapshot: bool,
+    system: &System,
+    database: &str,
+) -> Result<Held> {
+    let name = &writer.config.source.slot;
+    match standing {
+        None => {
+            if slot::read(client, name).await?.is_some() {
+                return Err(Error::source_refused(format!(
+                    "replication slot {name:?} exists and the lake is empty. Set [snapshot] initial = false to go on from its position without a copy, \
+                     or choose another source.slot, or drop it: SELECT pg_drop_replication_slot('{name}')"
+                )));
+            }
+            let held = create(Arc::clone(&writer.store), blank(writer, system, database)).await?;
+            held.ok_or_else(|| Error::retry("another first start was quicker"))
+        }
+        Some(found) => {
+            if found.source.slot != *name {
+                return Err(Error::lake(format!(
+                    "the lake belongs to slot {:?}, not {name:?}: correct source.slot or lake.url",
+                    found.source.slot
+                )));
+            }
+            if found.slot_state == SlotState::Creating && found.through.is_none() && found.source.system_identifier != system.identifier {
+                return Err(Error::source_refused("the lake's first start was begun on another cluster: use another lake.url"));
+            }
+            if resnapshot {
+                tracing::warn!("making the slot anew and copying every table");
+            }
+            claim(Arc::clone(&writer.store), &writer.id, |_| Ok(()), |w| w.slot_state = SlotState::Creating).await
+        }
+    }
+}
+
+/// Drops the slot that the intent names; whoever holds it was fenced by the claim.
+async fn free_slot(client: &Client, name: &str) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        match slot::drop_if_inactive(client, name).await? {
+            Dropped::Gone | Dropped::Absent => return Ok(()),
+            Dropped::Active => {
+                if since.elapsed() > HOLDER_PATIENCE
+                    && let Some(pid) = slot::read(client, name).await?.and_then(|s| s.active_pid)
+                {
+                    tracing::warn!(pid, "ending the session that holds the slot");
+                    slot::terminate_holder(client, name, pid).await?;
+                }
+                tokio::time::sleep(TURN_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn prepare_publication(client: &Client, name: &str, tables: &[Table], resnapshot: bool) -> Result<()> {
+    if resnapshot
+        && let Some(found) = publication::read(client, name).await?
+        && !(found.insert && found.update && found.delete && found.truncate)
+        && found.owner_is_me
+    {
+        let sql = format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", crate::table_name::quote_ident(name));
+        client.batch_execute(&sql).await.map_err(|e| Error::source_refused(format!("{sql} was refused")).with_source(e))?;
+    }
+    source::ensure_publication(client, name, tables, true).await
+}
+
+/// Locks, makes and promotes the slot, and says `ready` with every table pending.
+async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &[Table], system: &System) -> Result<()> {
+    let config = &writer.config;
+    let names: Vec<_> = tables.iter().map(|t| t.name.clone()).collect();
+    let prepared = prepare(&writer.options, &names, config.snapshot.workers).await?;
+    let observed = source::observe(client, &config.source.publication, prepared.tables.clone()).await?;
+    let copied_slot = slot::copy(client, &prepared.slot, &config.source.slot).await?;
+    if copied_slot != prepared.point {
+        return Err(Error::retry(format!("the promoted slot stands at {copied_slot}, not at {}", prepared.point)));
+    }
+    failpoint::hit("start.after_promote");
+    let before = held.watermark().clone();
+    let (point, through) = (prepared.point, before.through);
+    let broken = through.is_some_and(|t| point < t)
+        || (through.is_some() && (before.source.system_identifier != system.identifier || before.source.timeline != system.timeline));
+    let mut jobs = Vec::new();
+    let mut edits = vec![Edit::Publication(mark(&config.source.publication, &observed.publication))];
+    for table in observed.tables.values() {
+        let schema = version_for(writer, &before, table, broken).await?;
+        store_schema(held.store().as_ref(), &schema).await?;
+        let (name, oid, version, fingerprint) = (table.name.clone(), table.oid, schema.version, table.fingerprint.clone());
+        edits.push(Edit::Pending { table: name, oid, version, fingerprint: fingerprint.clone() });
+        let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
+        jobs.push(CopyJob { schema: Arc::new(schema), fingerprint, kind, filter: None });
+    }
+    edits.extend(before.tables.keys().filter(|n| !observed.tables.contains_key(*n)).map(|n| Edit::Forget(n.clone())));
+    let identity = system.clone();
+    let ready = move |w: &mut Watermark| {
+        w.through = Some(point);
+        w.slot_state = SlotState::Ready;
+        w.source.system_identifier = identity.identifier;
+        w.source.timeline = identity.timeline;
+        edits.iter().for_each(|edit| edit.apply(w));
+    };
+    match through {
+        None => held.edit(ready).await?,
+        // What lies between the old position and this one is superseded by the copies; the commit covers it, so that the chain has no gap.
+        Some(_) => held.commit(Change { through: point, reset: broken, ..Change::default() }, ready).await?,
+    }
+    failpoint::hit("start.after_ready");
+    tracing::info!(through = %point, tables = jobs.len(), "the slot stands; streaming while the tables are copied");
+    // Biggest first, so that the last worker is not left alone with it.
+    jobs.sort_by_key(|job| std::cmp::Reverse(tables.iter().find(|t| t.name == job.schema.table).map_or(0, |t| t.bytes)));
+    writer.held = Some(held);
+    writer.prepared = Some((prepared, jobs));
+    Ok(())
+}
+
+/// The version that a table's new copy belongs to: its current one if the shape is the same, else the next.
+async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken: bool) -> Result<TableSchema> {
+    let hidden = privacy(&writer.config, &table.name);
+    let Some(known) = before.tables.get(&table.name) else {
+        return Ok(TableSchema::begin(table, super::registry::next_version(writer.store.as_ref(), &table.name).await?, &hidden));
+    };
+    let newest = known.version.into_iter().chain(known.pending.iter().map(|p| p.version)).max().unwrap_or(0);
+    if !broken && newest > 0 {
+        let path = crate::lake::schema_path(&table.name, newest);
+        let object = crate::commit::persist("read a schema", || writer.store.get(&path)).await?;
+        if let Some(schema) = object.and_then(|o| serde_json::from_slice::<TableSchema>(&o.body).ok())
+            && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_))
+        {
+            return Ok(schema);
+        }
+    }
+    Ok(TableSchema::begin(table, newest + 1, &hidden))
+}
+
+/// `initial = false`: goes on from a slot's position, without a copy.
+async fn adopt(writer: &mut Writer, client: &Client, tables: &[Table], system: &System, database: &str) -> Result<Established> {
+    let config = &writer.config;
+    source::ensure_publication(client, &config.source.publication, tables, true).await?;
+    let observed = source::observe(client, &config.source.publication, tables.to_vec()).await?;
+    if slot::read(client, &config.source.slot).await?.is_none() {
+        client
+            .execute("SELECT pg_catalog.pg_create_logical_replication_slot($1::text::name, 'pgoutput')", &[&config.source.slot])
+            .await
+            .map_err(|e| Error::retry("making the replication slot").with_source(e))?;
+    }
+    let found = slot::read(client, &config.source.slot).await?;
+    let through: Lsn =
+        found.and_then(|s| s.confirmed_flush).ok_or_else(|| Error::source_refused("the slot has no position: it is lost or physical"))?;
+    let mut watermark = blank(writer, system, database);
+    watermark.slot_state = SlotState::Ready;
+    watermark.through = Some(through);
+    Edit::Publication(mark(&config.source.publication, &observed.publication)).apply(&mut watermark);
+    for table in observed.tables.values() {
+        let schema = TableSchema::begin(table, 1, &privacy(config, &table.name));
+        store_schema(writer.store.as_ref(), &schema).await?;
+        let (name, oid, fingerprint) = (table.name.clone(), table.oid, table.fingerprint.clone());
+        Edit::Adopted { table: name, oid, version: 1, fingerprint }.apply(&mut watermark);
+    }
+    match create(Arc::clone(&writer.store), watermark).await? {
+        Some(held) => {
+            tracing::info!(through = %through, "goes on from the slot's position, without a first copy");
+            writer.held = Some(held);
+            Ok(Established::Now)
+        }
+        None => Err(Error::retry("another first start was quicker")),
+    }
+}

@@ -1,0 +1,17 @@
+//! The always-on replicator: from the first start over every reconnection to the last ack.
+//!
+//! Owns: supervision, take-over, the streaming session, versions of tables. Does not own: the protocol of a
+//! commit (`commit`), copying (`snapshot`). Invariants: the slot is held before the lake is claimed; only a
+//! committed position is acknowledged; what the source may have lost without a message is copied anew or refused.
+
+mod copier;
+mod edit;
+mod establish;
+mod pipeline;
+mod registry;
+mod session;
+mod source;
+mod takeover;
+mod writer;
+
+pub use writer::{Mode, run};

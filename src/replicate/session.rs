@@ -1,0 +1,374 @@
+//! One session: from the stream's first frame to its last, with its timers.
+//!
+//! Owns: decoding into the batcher, when to cut, heartbeats, looks at the source, ends. Invariants: an
+//! acknowledgement is a committed watermark's `through`; a heartbeat moves the position only between
+//! transactions; whatever ends the session, what was handed over is committed up to its last boundary.
+
+use super::copier::{Lake, Outcome};
+use super::pipeline::{Order, Pipeline};
+use super::registry::Registry;
+use super::source::{self, Observed};
+use super::takeover::Taken;
+use super::writer::Writer;
+use crate::batch::{Batcher, Target};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lake::Watermark;
+use crate::lsn::Lsn;
+use crate::pgoutput::{self, Envelope, Message, Relation};
+use crate::postgres::{Event, Frames, ReplicationStream, catalogue, connect_sql};
+use crate::snapshot::prepare;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+/// How a session ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was asked to.
+    Stopped,
+    /// `--until-caught-up` has what it wanted.
+    CaughtUp,
+}
+
+/// How often the server is asked for its position while a certain one is waited for.
+const EAGER: Duration = Duration::from_millis(200);
+
+struct Session<'a> {
+    writer: &'a mut Writer,
+    stream: ReplicationStream,
+    client: Client,
+    pipeline: Pipeline,
+    committed: watch::Receiver<Arc<Watermark>>,
+    batcher: Batcher,
+    registry: Registry,
+    targets: HashMap<u32, (Relation, Option<Target>)>,
+    lake: Lake,
+    looking: Option<JoinHandle<Result<Observed>>>,
+    look_again: bool,
+    heartbeat_due: bool,
+    /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
+    wanted: Option<Lsn>,
+    /// Tables that were handed to the copier, until their commit.
+    copying: bool,
+}
+
+/// Streams until an end or an error; gives the claim back to `writer`.
+pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Receiver<bool>) -> Result<End> {
+    let held = writer.take_held()?;
+    let lake = Lake::from(&held);
+    let through = held.watermark().position();
+    let registry = match begin(writer, &taken.client, &held).await {
+        Ok(registry) => registry,
+        Err(error) => {
+            writer.held = Some(held);
+            return Err(error);
+        }
+    };
+    let batcher = Batcher::new(through, writer.piece_bytes(), writer.hash_key.clone());
+    let pipeline = Pipeline::start(held);
+    let mut session = Session {
+        stream: taken.stream,
+        client: taken.client,
+        committed: pipeline.committed(),
+        pipeline,
+        batcher,
+        registry,
+        targets: HashMap::new(),
+        lake,
+        looking: None,
+        look_again: false,
+        heartbeat_due: false,
+        wanted: writer.target.filter(|t| *t > through),
+        copying: writer.copier.busy(),
+        writer,
+    };
+    if let Some((prepared, jobs)) = session.writer.prepared.take() {
+        let (hash_key, limit) = (session.writer.hash_key.clone(), session.writer.copy_bytes());
+        session.writer.copier.start(prepared, jobs, &session.lake, hash_key, limit);
+        session.copying = true;
+    }
+    let ended = session.stream_on(stop).await;
+    session.leave(ended).await
+}
+
+/// The registry, compared with the source before the first frame is looked at.
+async fn begin(writer: &Writer, client: &Client, held: &crate::commit::Held) -> Result<Registry> {
+    let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
+    let (config, known) = (&writer.config, registry.names());
+    let tables = source::wanted(client, config, &known).await?;
+    source::ensure_publication(client, &config.source.publication, &tables, false).await?;
+    let observed = source::observe(client, &config.source.publication, tables).await?;
+    registry.compare(held.store().as_ref(), config, &observed, true).await?;
+    Ok(registry)
+}
+
+impl Session<'_> {
+    async fn stream_on(&mut self, stop: &mut watch::Receiver<bool>) -> Result<End> {
+        let heartbeat = self.writer.config.batch.heartbeat;
+        let mut beat = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut eager = tokio::time::interval(EAGER);
+        eager.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if self.registry.has_edits() {
+            self.cut(true).await?;
+        }
+        loop {
+            if self.caught_up() {
+                return Ok(End::CaughtUp);
+            }
+            let age_at = self.batcher.oldest().map(|at| Instant::from_std(at) + self.writer.config.batch.max_age);
+            let may_cut = age_at.is_some() && (self.batcher.has_complete() || !self.batcher.in_transaction());
+            let copy_at = self.writer.copier.not_before();
+            let wants_copy = !self.copying && !self.writer.copier.busy() && !self.registry.pending().is_empty();
+            tokio::select! {
+                biased;
+                // Leaving comes first: a person or the platform waits, and has seconds.
+                _ = stop.wait_for(|s| *s) => return Ok(End::Stopped),
+                // The committer ends by itself only with an error, which `leave` finds.
+                () = self.pipeline.closed() => return Err(Error::retry("the commit task ended")),
+                // Acks free WAL at the source: before more work is taken on.
+                changed = self.committed.changed() => {
+                    changed.map_err(|_| Error::retry("the commit task ended"))?;
+                    self.committed();
+                }
+                looked = async { self.looking.as_mut().expect("guarded").await }, if self.looking.is_some() => {
+                    self.looking = None;
+                    self.looked(looked.unwrap_or_else(|e| Err(Error::bug("looking at the source panicked").with_source(e)))).await?;
+                }
+                outcome = self.writer.copier.next() => self.copied(outcome).await?,
+                () = tokio::time::sleep_until(copy_at), if wants_copy => self.copy_pending(),
+                () = tokio::time::sleep_until(age_at.unwrap_or_else(Instant::now)), if may_cut => self.cut(true).await?,
+                _ = beat.tick() => {
+                    self.heartbeat_due = true;
+                    self.stream.request_keepalive();
+                    self.look();
+                }
+                _ = eager.tick(), if self.wanted.is_some() => self.stream.request_keepalive(),
+                // Data last: everything above is rare and quick.
+                event = self.stream.next() => match event? {
+                    Some(Event::Frames(frames)) => self.frames(&frames).await?,
+                    Some(Event::Notice(notice)) => {
+                        tracing::warn!(severity = %notice.severity, sqlstate = %notice.sqlstate, "the server says: {}", notice.message);
+                        self.look();
+                    }
+                    None => return Err(Error::retry("the server ended the stream")),
+                },
+            }
+        }
+    }
+
+    fn caught_up(&self) -> bool {
+        let Some(target) = self.writer.target else { return false };
+        let through = self.committed.borrow().position();
+        through >= target && !self.copying && self.registry.pending().is_empty()
+    }
+
+    /// A new watermark stands.
+    fn committed(&mut self) {
+        let watermark = self.committed.borrow_and_update().clone();
+        self.stream.acknowledge(watermark.position());
+        failpoint::hit("commit.after_ack");
+        self.registry.committed(&watermark);
+    }
+
+    /// Begins a look at publication and catalogue, off the loop: a slow answer must not hold the stream.
+    fn look(&mut self) {
+        if self.looking.is_some() {
+            self.look_again = true;
+            return;
+        }
+        let (options, config, known) = (self.writer.options.clone(), self.writer.config.clone(), self.registry.names());
+        self.looking = Some(tokio::spawn(async move {
+            let client = connect_sql(&options).await?;
+            let tables = source::wanted(&client, &config, &known).await?;
+            source::ensure_publication(&client, &config.source.publication, &tables, false).await?;
+            source::observe(&client, &config.source.publication, tables).await
+        }));
+    }
+
+    async fn looked(&mut self, observed: Result<Observed>) -> Result<()> {
+        let observed = observed?;
+        let store = self.writer.store.clone();
+        self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
+        if self.registry.has_edits() {
+            self.targets.clear();
+            self.cut(true).await?;
+        }
+        if std::mem::take(&mut self.look_again) {
+            self.look();
+        }
+        Ok(())
+    }
+
+    /// Prepares a copy of all tables that wait for one.
+    fn copy_pending(&mut self) {
+        let names: Vec<_> = self.registry.pending().into_iter().collect();
+        let (options, workers) = (self.writer.options.clone(), self.writer.config.snapshot.workers);
+        self.writer.copier.prepare(async move { prepare(&options, &names, workers).await });
+        self.copying = true;
+    }
+
+    async fn copied(&mut self, outcome: Outcome) -> Result<()> {
+        match outcome {
+            Outcome::Prepared(prepared) => {
+                let publication = &self.writer.config.source.publication;
+                let observed = source::observe(&self.client, publication, prepared.tables.clone()).await?;
+                let jobs: Vec<_> = observed.tables.values().filter_map(|t| self.registry.job(t)).collect();
+                if jobs.len() < prepared.tables.len() {
+                    self.look(); // a shape changed meanwhile; what is left over waits for the next copy
+                }
+                if jobs.is_empty() {
+                    self.writer.copier.delay();
+                    self.copying = false;
+                    return Ok(());
+                }
+                let (hash_key, limit) = (self.writer.hash_key.clone(), self.writer.copy_bytes());
+                self.writer.copier.start(prepared, jobs, &self.lake, hash_key, limit);
+            }
+            Outcome::Copied(copied) => {
+                let point = copied.mark.snapshot;
+                self.pipeline.send(Order::Copied(copied)).await?;
+                if self.batcher.position() < point || self.batcher.moved() {
+                    self.wanted = self.wanted.max(Some(point));
+                    self.reach().await?;
+                }
+            }
+            Outcome::Finished => self.copying = false,
+            Outcome::Failed(error) if error.is_retry() => {
+                tracing::warn!(error = %error.full(), "the copy was interrupted and will be repeated");
+                self.copying = false;
+            }
+            Outcome::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Cuts at once when a position that somebody waits for is reached.
+    async fn reach(&mut self) -> Result<()> {
+        if let Some(wanted) = self.wanted
+            && self.batcher.position() >= wanted
+        {
+            self.wanted = None;
+            self.cut(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn cut(&mut self, boundary: bool) -> Result<()> {
+        let mut edits = self.registry.take_edits();
+        let mut pieces = self.batcher.cut(boundary)?;
+        if pieces.is_empty() && !edits.is_empty() {
+            pieces.push(crate::batch::Piece::default());
+        }
+        for piece in pieces {
+            self.pipeline.send(Order::Piece(piece, std::mem::take(&mut edits))).await?;
+        }
+        Ok(())
+    }
+
+    async fn frames(&mut self, frames: &Frames) -> Result<()> {
+        for frame in frames.iter() {
+            match pgoutput::envelope(frame).map_err(undecodable)? {
+                Envelope::Keepalive { wal_end, .. } => {
+                    self.batcher.keepalive(wal_end);
+                    if self.heartbeat_due && !self.batcher.in_transaction() {
+                        self.heartbeat_due = false;
+                        if self.batcher.moved() && self.batcher.oldest().is_none() {
+                            self.cut(true).await?;
+                        }
+                    }
+                }
+                Envelope::Data { payload, .. } => self.message(payload).await?,
+            }
+        }
+        self.reach().await
+    }
+
+    async fn message(&mut self, payload: &[u8]) -> Result<()> {
+        let message = pgoutput::decode(payload).map_err(undecodable)?;
+        if self.batcher.full(payload.len()) {
+            self.cut(false).await?;
+        }
+        match message {
+            Message::Insert { relation, new } => self.batcher.insert(self.target(relation)?, new),
+            Message::Update { relation, old, new } => self.batcher.update(self.target(relation)?, old, new),
+            Message::Delete { relation, old } => self.batcher.delete(self.target(relation)?, old),
+            Message::Truncate(truncate) => {
+                for relation in truncate.relations {
+                    self.batcher.truncate(self.target(relation)?)?;
+                }
+                Ok(())
+            }
+            Message::Begin(begin) => self.batcher.begin(&begin),
+            Message::Commit(commit) => self.batcher.commit(&commit),
+            Message::Relation(relation) => self.relation(relation).await,
+            Message::Origin | Message::Type | Message::Logical { .. } => Ok(()),
+            Message::Unasked(tag) => Err(Error::bug(format!("the server sent message {:?} that was not asked for", tag as char))),
+        }
+    }
+
+    fn target(&self, relation: u32) -> Result<Option<Target>> {
+        let (_, target) =
+            self.targets.get(&relation).ok_or_else(|| Error::retry(format!("rows of relation {relation} came before its description")))?;
+        Ok(*target)
+    }
+
+    /// RELATION: comes lazily, repeatedly, and for leaves; only a new content matters.
+    async fn relation(&mut self, relation: Relation) -> Result<()> {
+        if self.targets.get(&relation.id).is_some_and(|(known, _)| *known == relation) {
+            return Ok(());
+        }
+        let target = match self.registry.table_of(&relation) {
+            None => {
+                tracing::debug!(relation = relation.id, "rows of this relation are not replicated");
+                None
+            }
+            Some(name) => {
+                let tables = catalogue::tables(&self.client, std::slice::from_ref(&name)).await?;
+                let publication = &self.writer.config.source.publication;
+                let mut observed = source::observe(&self.client, publication, tables.clone()).await?;
+                let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
+                let store = self.writer.store.clone();
+                let (schema, layout) = self.registry.route(store.as_ref(), &self.writer.config, &name, &relation, table.as_ref()).await?;
+                Some(self.batcher.register(schema, layout))
+            }
+        };
+        self.targets.insert(relation.id, (relation, target));
+        Ok(())
+    }
+
+    /// Ends: cuts what is complete, commits, acknowledges, and gives the claim back.
+    async fn leave(mut self, ended: Result<End>) -> Result<End> {
+        if ended.is_ok() {
+            // The pipeline's own error is more telling than a failed send.
+            let _ = self.cut(true).await;
+        }
+        if let Some(looking) = self.looking.take() {
+            looking.abort();
+        }
+        let (held, committed) = self.pipeline.finish().await?;
+        self.stream.acknowledge(held.watermark().position());
+        let through = held.watermark().position();
+        self.writer.held = Some(held);
+        let committed = match committed {
+            Err(error) if !error.is_retry() => return Err(error),
+            other => other,
+        };
+        if let Err(error) = self.stream.finish().await {
+            tracing::debug!(error = %error.full(), "the last status update was not taken; the slot stands where it was acknowledged before");
+        }
+        let end = ended?;
+        committed?;
+        tracing::info!(through = %through, caught_up = end == End::CaughtUp, "leaving; everything received is committed");
+        Ok(end)
+    }
+}
+
+fn undecodable(error: pgoutput::DecodeError) -> Error {
+    Error::bug("the stream cannot be decoded; nothing after the watermark is acknowledged").with_source(error)
+}

@@ -1,0 +1,204 @@
+//! Take-over: the slot first, the epoch second.
+//!
+//! Owns: waiting for a slot in use, the refusals that compare slot, server and watermark. Invariants: the lake is
+//! claimed only by who holds the slot; until then nothing is acknowledged; a hole is refused, never passed over.
+
+use super::writer::Writer;
+use crate::commit::{claim, load};
+use crate::error::{Error, Result};
+use crate::lake::Watermark;
+use crate::lsn::Lsn;
+use crate::postgres::{ConnectOptions, Replication, ReplicationStream, StreamSetup, System, connect_sql, server, slot, sqlstate};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+/// Pause between two attempts to get a slot that is in use.
+const SLOT_PAUSE: Duration = Duration::from_millis(500);
+/// Beyond `wal_sender_timeout`: what a dying walsender may need.
+const SLOT_PATIENCE: Duration = Duration::from_secs(30);
+/// `wal_sender_timeout = 0` means never; this is PostgreSQL's default.
+const DEFAULT_SENDER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a wait is logged.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// A stream of the slot that is held.
+pub(crate) struct Taken {
+    pub(crate) stream: ReplicationStream,
+    pub(crate) client: Client,
+}
+
+/// Gets the slot, judges it against the watermark, claims the epoch (or confirms it after a reconnection).
+pub(crate) async fn take_over(writer: &mut Writer) -> Result<Taken> {
+    let client = connect_sql(&writer.options).await?;
+    let (stream, timeline) = acquire(writer, &client).await?;
+    let found = slot::read(&client, &writer.config.source.slot).await?;
+    let confirmed = found.and_then(|s| s.confirmed_flush).unwrap_or(Lsn::ZERO);
+    match writer.held.as_mut() {
+        Some(held) => {
+            held.confirm().await?;
+            refuse_ahead(held.watermark(), confirmed, &writer.config.source.slot)?;
+            if held.watermark().source.timeline != timeline {
+                held.edit(|w| w.source.timeline = timeline).await?;
+            }
+        }
+        None => {
+            let name = writer.config.source.slot.clone();
+            let held =
+                claim(writer.store.clone(), &writer.id, |w| refuse_ahead(w, confirmed, &name), |w| w.source.timeline = timeline).await?;
+            tracing::info!(epoch = held.watermark().epoch.0, through = %held.watermark().position(), "took the lake over");
+            writer.held = Some(held);
+        }
+    }
+    Ok(Taken { stream, client })
+}
+
+/// The watermark as it stands: ours if we hold it, else the lake's.
+async fn standing(writer: &Writer) -> Result<Watermark> {
+    match load(writer.store.as_ref()).await? {
+        Some((watermark, _)) => Ok(watermark),
+        None => Err(Error::lake("watermark.json is gone: restore it, or begin a new lake with another lake.url")),
+    }
+}
+
+async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream, u32)> {
+    let source = &writer.config.source;
+    let info = server::info(client).await?;
+    let timeout = match info.wal_sender_timeout_ms {
+        0 => DEFAULT_SENDER_TIMEOUT,
+        ms => Duration::from_millis(ms.unsigned_abs()),
+    };
+    let patience = timeout + SLOT_PATIENCE;
+    let (mut since, mut seen) = (Instant::now(), standing(writer).await?);
+    let mut reported: Option<Instant> = None;
+    loop {
+        let mut replication = Replication::connect(&writer.options).await?;
+        let system = replication.identify_system().await?;
+        let watermark = standing(writer).await?;
+        check_cluster(&watermark, &system, &mut replication, &writer.options).await?;
+        check_slot(client, &source.slot, &info.database).await?;
+        let error = match replication.start(&source.slot, &source.publication, Lsn::ZERO, StreamSetup::default()).await {
+            Ok(stream) => return Ok((stream, system.timeline)),
+            Err(error) => error,
+        };
+        match sqlstate(&error) {
+            Some("55006") => {}
+            _ if slot::read(client, &source.slot).await?.is_none_or(|s| s.is_lost()) => {
+                return check_slot(client, &source.slot, &info.database).await.and(Err(error));
+            }
+            _ => return Err(error),
+        }
+        if (watermark.seq, watermark.epoch, &watermark.commit_time) != (seen.seq, seen.epoch, &seen.commit_time) {
+            (since, seen) = (Instant::now(), watermark);
+        }
+        let holder = slot::read(client, &source.slot).await?.and_then(|s| s.active_pid);
+        if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
+            tracing::info!(slot = %source.slot, pid = holder, "the slot is in use by another writer, waiting");
+            reported = Some(Instant::now());
+        }
+        if since.elapsed() >= patience
+            && let Some(pid) = holder
+        {
+            tracing::warn!(pid, "the slot's holder committed nothing for {} s, ending its session", patience.as_secs());
+            slot::terminate_holder(client, &source.slot, pid).await?;
+            since = Instant::now();
+        }
+        tokio::time::sleep(SLOT_PAUSE).await;
+    }
+}
+
+/// Refuses another cluster, a WAL that ends below the watermark, and a foreign timeline.
+async fn check_cluster(watermark: &Watermark, system: &System, replication: &mut Replication, options: &ConnectOptions) -> Result<()> {
+    let (source, through) = (&watermark.source, watermark.position());
+    let mend = "if this is meant, run `huella run --resnapshot` (every table is copied anew, history is kept)";
+    if source.system_identifier != system.identifier {
+        return Err(Error::source_refused(format!(
+            "{} is another cluster (system identifier {}) than the lake follows ({}); {mend}",
+            options.describe(),
+            system.identifier,
+            source.system_identifier
+        )));
+    }
+    if let Some(database) = &system.database
+        && *database != source.database
+    {
+        return Err(Error::source_refused(format!(
+            "the lake follows database {:?}, not {database:?}: correct source.url or lake.url",
+            source.database
+        )));
+    }
+    if system.xlogpos < through {
+        return Err(Error::source_refused(format!(
+            "the server's WAL ends at {}, behind the lake's watermark {through}: it was restored to an earlier point; {mend}",
+            system.xlogpos
+        )));
+    }
+    if source.timeline != system.timeline {
+        let history = replication.timeline_history(system.timeline).await?;
+        if !descends(&history, source.timeline, through) {
+            return Err(Error::source_refused(format!(
+                "timeline {} of the server does not descend from the lake's (timeline {} up to {through}); {mend}",
+                system.timeline, source.timeline
+            )));
+        }
+        tracing::warn!(from = source.timeline, to = system.timeline, "the server was promoted to a new timeline after the watermark");
+    }
+    Ok(())
+}
+
+/// Whether a timeline history file says that `timeline` was left at or after `through`.
+fn descends(history: &str, timeline: u32, through: Lsn) -> bool {
+    history.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        let number = fields.next().and_then(|f| f.parse::<u32>().ok());
+        let switch = fields.next().and_then(|f| f.parse::<Lsn>().ok());
+        number == Some(timeline) && switch.is_some_and(|s| s >= through)
+    })
+}
+
+/// Refuses a slot that is missing, lost, or not ours to use.
+async fn check_slot(client: &Client, name: &str, database: &str) -> Result<()> {
+    let mend = "Run `huella run --resnapshot`: it makes the slot anew and copies every table; history is kept";
+    let Some(slot) = slot::read(client, name).await? else {
+        return Err(Error::source_refused(format!(
+            "replication slot {name:?} is missing: changes since the watermark may be gone. {mend}"
+        )));
+    };
+    if slot.is_lost() {
+        let why = slot.invalidation_reason.clone().unwrap_or_else(|| "its WAL was removed (max_slot_wal_keep_size)".to_owned());
+        return Err(Error::source_refused(format!("replication slot {name:?} is lost: {why}. {mend}")));
+    }
+    if slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_deref() != Some(database) {
+        return Err(Error::source_refused(format!(
+            "replication slot {name:?} belongs to something else (plugin {:?}, database {:?}): choose another source.slot",
+            slot.plugin, slot.database
+        )));
+    }
+    Ok(())
+}
+
+/// The slot must not be ahead of the watermark: what lies between is gone.
+fn refuse_ahead(watermark: &Watermark, confirmed: Lsn, slot: &str) -> Result<()> {
+    let through = watermark.position();
+    if confirmed > through {
+        return Err(Error::source_refused(format!(
+            "replication slot {slot:?} was moved to {confirmed}, beyond the lake's watermark {through}: the changes between are gone. \
+             Run `huella run --resnapshot`: it copies every table; history is kept"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_left_before_the_watermark_is_no_ancestor() {
+        let history = "1\t0/3000000\tno recovery target specified\n2\t0/5000000\tbefore 2026\n";
+        assert!(descends(history, 1, Lsn(0x300_0000)));
+        assert!(!descends(history, 1, Lsn(0x300_0001)));
+        assert!(descends(history, 2, Lsn(0x400_0000)));
+        assert!(!descends(history, 3, Lsn(1)));
+    }
+}

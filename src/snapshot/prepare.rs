@@ -1,0 +1,134 @@
+//! From table names to sessions that all see the database at one consistent point.
+//!
+//! Owns: ACCESS SHARE locks, the temporary slot, importing. Invariant: the order lock, slot, import; without the
+//! locks a rewriting ALTER between S and COPY gives no rows, silently.
+
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lsn::Lsn;
+use crate::postgres::catalogue::{self, Table};
+use crate::postgres::{ConnectOptions, Replication, connect_sql, server};
+use crate::table_name::TableName;
+use std::time::Duration;
+use tokio_postgres::Client;
+
+/// How long locks are waited for before the attempt is given up and begun anew: a waiting lock makes others wait behind it.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// How often whoever is waited for is named.
+const REPORT_EVERY: Duration = Duration::from_secs(3);
+
+/// Sessions at one consistent point.
+pub struct Prepared {
+    /// Consistent point S.
+    pub point: Lsn,
+    /// When, microseconds since 1970-01-01 UTC.
+    pub time_us: i64,
+    /// The tables as they were under the lock.
+    pub tables: Vec<Table>,
+    /// Name of the temporary slot.
+    pub slot: String,
+    /// Sessions that have imported the snapshot.
+    pub(super) workers: Vec<Client>,
+    /// Holds the locks.
+    pub(super) locker: Client,
+    exporter: Option<Replication>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Prepared at {} with {} tables", self.point, self.tables.len())
+    }
+}
+
+impl Prepared {
+    /// Ends the temporary slot; the workers keep what they see.
+    pub async fn release_slot(&mut self) {
+        if let Some(exporter) = self.exporter.take() {
+            exporter.terminate().await;
+        }
+    }
+}
+
+/// Locks the tables, makes a temporary slot and lets `workers` sessions import its snapshot.
+pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usize) -> Result<Prepared> {
+    let aux = connect_sql(options).await?;
+    let locker = connect_sql(options).await?;
+    let mut sessions = Vec::with_capacity(workers);
+    for _ in 0..workers.max(1) {
+        sessions.push(connect_sql(options).await?);
+    }
+    lock(&locker, &aux, names).await?;
+    let tables = catalogue::tables(&locker, names).await?;
+    let mut exporter = Replication::connect(options).await?;
+    let name = format!("huella_copy_{}_{:08x}", std::process::id(), crate::commit::random() as u32);
+    let slot = {
+        let making = exporter.create_temporary_slot(&name);
+        tokio::pin!(making);
+        loop {
+            tokio::select! {
+                biased;
+                made = &mut making => break made?,
+                () = tokio::time::sleep(REPORT_EVERY) => {
+                    for blocker in server::blockers_of_slot_creation(&aux).await? {
+                        tracing::warn!(blocker = %blocker, "making a slot waits for an open transaction");
+                    }
+                }
+            }
+        }
+    };
+    failpoint::hit("start.after_slot");
+    for session in &sessions {
+        let import =
+            format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", slot.snapshot.replace('\'', "''"));
+        session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(e))?;
+    }
+    failpoint::hit("start.after_import");
+    let row = locker
+        .query_one("SELECT (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8", &[])
+        .await
+        .map_err(|e| Error::retry("reading the server's clock").with_source(e))?;
+    Ok(Prepared {
+        point: slot.consistent_point,
+        time_us: row.get(0),
+        tables,
+        slot: name,
+        workers: sessions,
+        locker,
+        exporter: Some(exporter),
+    })
+}
+
+async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> {
+    let doing = "locking the tables to be copied (ACCESS SHARE)";
+    let row = locker.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await.map_err(|e| Error::retry(doing).with_source(e))?;
+    let pid: i32 = row.get(0);
+    let list: Vec<String> = names.iter().map(TableName::sql).collect();
+    if list.is_empty() {
+        return locker.batch_execute("BEGIN READ ONLY").await.map_err(|e| Error::retry(doing).with_source(e));
+    }
+    let sql =
+        format!("SET lock_timeout = '{}ms'; BEGIN READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE", LOCK_WAIT.as_millis(), list.join(", "));
+    let locking = locker.batch_execute(&sql);
+    tokio::pin!(locking);
+    let mut blockers = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut locking => return done.map_err(|e| {
+                let state = e.code().map(|c| c.code().to_owned()).unwrap_or_default();
+                match state.as_str() {
+                    "55P03" => Error::retry(format!("{doing}: waited {} s for {}", LOCK_WAIT.as_secs(), blockers.join("; "))),
+                    "42501" | "42P01" | "3F000" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(e),
+                    _ => Error::retry(doing).with_source(e),
+                }
+            }),
+            () = tokio::time::sleep(REPORT_EVERY) => {
+                let found = server::lock_blockers(aux, pid).await?;
+                blockers = found.iter().map(ToString::to_string).collect();
+                for blocker in &blockers {
+                    tracing::warn!(%blocker, "a copy waits for a lock");
+                }
+            }
+        }
+    }
+}
