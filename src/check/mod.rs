@@ -5,6 +5,7 @@
 //! (everything else), so that every judgement is a pure function; a finding never carries a cell or a secret.
 
 mod columns;
+pub mod command;
 mod connection;
 mod gather;
 mod lake;

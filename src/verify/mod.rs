@@ -1,0 +1,114 @@
+//! `huella verify`: the lake's state against the source at one position, cell by cell.
+//!
+//! Owns: the order of the work, the verdict. Does not own: the position (`point`), reading the lake (`changes`) and its
+//! rule (`state`), the source's rows (`table`), texts (`report`).
+//! Invariants: the lake's cells are rendered by code that `run` does not use; the source is only read; memory is bounded.
+
+mod canonical;
+mod cell;
+mod changes;
+mod copy_text;
+mod point;
+mod report;
+mod state;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::commit;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::{begun, known};
+use crate::lake::{LiveFile, TableMark, schema_path};
+use crate::lsn::Lsn;
+use crate::postgres::catalogue::Table;
+use crate::schema::HashKey;
+use crate::schema::version::TableSchema;
+use crate::store::{self, Store};
+use crate::table_name::TableName;
+use report::Report;
+use std::sync::Arc;
+use table::Side;
+
+/// Compares `tables` (none: all streamed ones) and prints what differs.
+///
+/// # Errors
+/// `Kind::Found` if something differs; `Kind::Retry` if the lake does not come to the position of the comparison.
+pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
+    let store = store::open(&config.lake.url).await?;
+    let watermark = begun(store.as_ref()).await?;
+    known(&watermark, tables)?;
+    if watermark.through.is_none() {
+        return Err(Error::lake("the lake's first start is not complete: `huella run` goes on with it"));
+    }
+    let names: Vec<TableName> = if tables.is_empty() { watermark.tables.keys().cloned().collect() } else { tables.to_vec() };
+    let cut = point::cut(config, &watermark, &names).await?;
+    let watermark = cut.reached(config, store.as_ref()).await?;
+    let live = commit::live(store.as_ref(), &watermark, false).await?;
+    let hash = config.hash_key.as_ref().map(|key| HashKey::new(key.expose().as_bytes()));
+    let mut different = 0;
+    for name in &names {
+        let mut report = Report::default();
+        match (watermark.tables.get(name), cut.tables.iter().find(|table| table.name == *name)) {
+            (None, _) => report.note("is no longer replicated".to_owned()),
+            (_, None) => report.note("is not there at the source".to_owned()),
+            (Some(mark), Some(table)) => {
+                let files: Vec<LiveFile> = live.iter().filter(|live| live.file.table == *name).cloned().collect();
+                let source = Source { config, client: &cut.client, table, point: cut.point, hash: hash.as_ref() };
+                one(&store, &source, mark, &files, &mut report).await?;
+            }
+        }
+        different += usize::from(!report.is_equal());
+        crate::stdout::line(&report.lines(name, cut.point).join("\n"))?;
+    }
+    if different > 0 {
+        return Err(Error::found(format!("{different} of {} tables differ at {}", names.len(), cut.point)));
+    }
+    crate::stdout::line(&format!("source and lake are equal at {}", cut.point))
+}
+
+/// A table at the source.
+struct Source<'a> {
+    config: &'a Config,
+    client: &'a tokio_postgres::Client,
+    table: &'a Table,
+    point: Lsn,
+    hash: Option<&'a HashKey>,
+}
+
+async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, files: &[LiveFile], report: &mut Report) -> Result<()> {
+    let name = &source.table.name;
+    let Some(version) = mark.version.filter(|_| mark.pending.is_empty()) else {
+        report.note("waits for its copy, and stands still until it is committed: `huella run` makes it".to_owned());
+        return Ok(());
+    };
+    if mark.snapshot.is_some_and(|copied| copied > source.point) {
+        return Err(Error::retry(format!("{name} was copied anew during the comparison: run `huella verify` again")));
+    }
+    let schema = schema(store.as_ref(), name, version).await?;
+    if schema.oid != source.table.oid {
+        report.note(format!("is another table at the source (oid {}) than in the lake (oid {})", source.table.oid, schema.oid));
+        return Ok(());
+    }
+    let excluded = |column: &str| source.config.table(name).is_some_and(|table| table.exclude.iter().any(|one| one == column));
+    let unseen = source.table.columns.iter().filter(|c| !c.generated && !excluded(&c.name) && schema.by_source(&c.name).is_none());
+    unseen.for_each(|column| report.note(format!("column {} of the source is not in the lake", column.name)));
+    let gone = schema.columns.iter().filter(|c| !c.dropped && !source.table.columns.iter().any(|there| there.name == c.source));
+    let gone: Vec<&str> = gone.map(|column| column.source.as_str()).collect();
+    if !gone.is_empty() {
+        report.note(format!("columns that the lake has are not at the source, so nothing was compared: {}", gone.join(", ")));
+        return Ok(());
+    }
+    if source.hash.is_none() && schema.columns.iter().any(|column| column.hashed) {
+        return Err(Error::config(format!("{name}: columns are hashed, and HUELLA_HASH_KEY is not set")));
+    }
+    let side = Side { store, client: source.client, table: source.table, schema: &schema, hash: source.hash };
+    table::compare(&side, files, mark.snapshot, source.point, report).await
+}
+
+async fn schema(store: &dyn Store, table: &TableName, version: u32) -> Result<TableSchema> {
+    let path = schema_path(table, version);
+    let object = commit::persist("read a table's schema", || store.get(&path)).await?;
+    let object = object.ok_or_else(|| Error::lake(format!("{path} is missing")))?;
+    serde_json::from_slice(&object.body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))
+}
