@@ -47,7 +47,11 @@ fn start(cli: Cli) -> Result<()> {
 async fn command(command: Command, config: Config) -> Result<()> {
     match command {
         Command::Run(asked) => run(config, Mode { until_caught_up: asked.until_caught_up, resnapshot: asked.resnapshot }).await,
-        _ => Err(Error::usage("not there yet")),
+        Command::Check => huella::check::command::run(&config).await,
+        Command::Status(asked) => huella::status::run(&config, asked.json).await,
+        Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
+        Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,
+        Command::Teardown(_) => huella::teardown::run(&config).await,
     }
 }
 

@@ -1,0 +1,38 @@
+//! `teardown`: takes slot and publication away from the source; the lake stays.
+//!
+//! Owns: the order (slot first: without it no WAL is held back). Invariant: nothing of the lake is touched.
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::postgres::slot::Dropped;
+use crate::postgres::{ConnectOptions, connect_sql, publication, slot};
+use std::io::Write;
+
+/// Drops slot and publication and says so on standard output.
+///
+/// # Errors
+/// `Source` if the slot is in use; `Retry` if the source does not answer.
+pub async fn run(config: &Config) -> Result<()> {
+    let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
+    let client = connect_sql(&options).await?;
+    let (name, publication) = (&config.source.slot, &config.source.publication);
+    let slot = match slot::drop_if_inactive(&client, name).await? {
+        Dropped::Gone => "dropped",
+        Dropped::Absent => "was not there",
+        Dropped::Active => return Err(Error::source_refused(format!("replication slot {name:?} is in use: stop `huella run` first"))),
+    };
+    let published = match publication::read(&client, publication).await? {
+        Some(_) => {
+            publication::drop(&client, publication).await?;
+            "dropped"
+        }
+        None => "was not there",
+    };
+    let said = format!(
+        "replication slot {name:?}: {slot}\npublication {publication:?}: {published}\nthe lake at {} stays as it is\n",
+        config.lake.url
+    );
+    // A reader who has gone away is no failure of the teardown.
+    let _ = std::io::stdout().write_all(said.as_bytes());
+    Ok(())
+}
