@@ -57,7 +57,7 @@ impl Writer {
 
     /// The same for one worker of a copy, of which there may be several beside the stream.
     pub(crate) fn copy_bytes(&self) -> usize {
-        self.piece_bytes() / (2 * self.config.snapshot.workers.max(1))
+        self.piece_bytes() / self.config.snapshot.workers.max(1)
     }
 }
 
