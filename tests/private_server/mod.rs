@@ -18,7 +18,9 @@ fn bin_dir() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("HUELLA_PG_BIN") {
         return Some(dir.into());
     }
-    let mut dirs: Vec<_> = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|e| e.path().join("bin")).collect();
+    let folders = ["/usr/lib/postgresql", concat!(env!("CARGO_MANIFEST_DIR"), "/.stack")];
+    let entries = folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten();
+    let mut dirs: Vec<_> = entries.flat_map(|e| [e.path().join("bin"), e.path().join("native/bin")]).collect();
     dirs.retain(|dir| dir.join("initdb").exists());
     dirs.sort();
     dirs.pop()
@@ -36,12 +38,9 @@ fn command(program: &Path) -> Command {
 }
 
 impl Server {
-    /// Starts a server with these settings; `None` (and a line that says so) where PostgreSQL is not installed.
+    /// Starts a server with these settings.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Option<Self> {
-        let Some(bin) = bin_dir() else {
-            eprintln!("SKIPPED: no PostgreSQL server programs (set HUELLA_PG_BIN)");
-            return None;
-        };
+        let bin = bin_dir().expect("no PostgreSQL server programs: run tests/setup.sh (make test does), or set HUELLA_PG_BIN");
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(dir.path(), nobody(), None).unwrap();
         let data = dir.path().join("data");
