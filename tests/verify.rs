@@ -1,5 +1,7 @@
 //! `verify`, `files` and `status` as a person runs them, against a real server and a lake that `run` made.
 
+#![allow(clippy::unwrap_used)]
+
 mod private_server;
 
 use private_server::Server;
