@@ -17,7 +17,7 @@ mod tests;
 
 use crate::commit;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::files::{begun, known};
 use crate::lake::{LiveFile, TableMark, schema_path};
 use crate::lsn::Lsn;
@@ -55,7 +55,11 @@ pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
             (Some(mark), Some(table)) => {
                 let files: Vec<LiveFile> = live.iter().filter(|live| live.file.table == *name).cloned().collect();
                 let source = Source { config, client: &cut.client, table, point: cut.point, hash: hash.as_ref() };
-                one(&store, &source, mark, &files, &mut report).await?;
+                match one(&store, &source, mark, &files, &mut report).await {
+                    // A damaged file is a finding like any other; the tables behind it are compared all the same.
+                    Err(error) if error.kind() == Kind::Found => report.note(error.full()),
+                    other => other?,
+                }
             }
         }
         different += usize::from(!report.is_equal());

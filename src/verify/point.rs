@@ -97,7 +97,7 @@ impl Cut {
     /// is the present one, if nothing of the tables is pending in the slot.
     pub(super) async fn reached(&self, config: &Config, store: &dyn Store) -> Result<Watermark> {
         let until = Instant::now() + config.batch.heartbeat * 3 + COMMIT_TIMEOUT;
-        let mut told = false;
+        let (mut told, mut idle) = (false, false);
         for poll in 0u32.. {
             let watermark = commit::load(store).await?.ok_or_else(|| Error::lake("the watermark is gone"))?.0;
             let through = watermark.position();
@@ -110,16 +110,18 @@ impl Cut {
                         let text = format!("slot {} is not there: `huella run --resnapshot` makes a new one", watermark.source.slot);
                         return Err(Error::source_refused(text));
                     }
-                    Some(slot) if !slot.active => {
-                        if let Some(pending) = self.pending(config, &watermark).await? {
-                            return if pending == 0 { Ok(watermark) } else { Err(behind(pending)) };
-                        }
-                    }
+                    Some(slot) if !slot.active => match self.pending(config, &watermark).await? {
+                        Some(0) => return Ok(watermark),
+                        // A writer that has lost its connection is back by the second look.
+                        Some(pending) if idle => return Err(behind(pending)),
+                        Some(_) => idle = true,
+                        None => idle = false,
+                    },
                     Some(_) if !told => {
                         tracing::info!(%through, point = %self.point, "waiting until the lake has come to the position of the comparison");
                         told = true;
                     }
-                    Some(_) => {}
+                    Some(_) => idle = false,
                 }
             }
             if Instant::now() >= until {

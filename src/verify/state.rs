@@ -41,11 +41,17 @@ pub(super) struct State {
     pub(super) duplicates: u64,
 }
 
+/// A row that a DELETE removed, and where.
+struct Removed {
+    position: (u64, i64),
+    row: Box<[u8]>,
+}
+
 /// Reduces changes to the rows that remain.
 pub(super) fn reduce(mut changes: Vec<Change>, keyed: bool) -> State {
     changes.sort_by_key(|change| change.position);
     let mut state = State::default();
-    let mut removed: Option<((u64, i64), Box<[u8]>)> = None;
+    let mut removed: Option<Removed> = None;
     let mut last = None;
     for change in changes {
         // Ordinals begin at 1; all rows of a copy share 0.
@@ -59,7 +65,7 @@ pub(super) fn reduce(mut changes: Vec<Change>, keyed: bool) -> State {
                 state.rows.clear();
                 state.counts.clear();
             }
-            Op::Delete if keyed => removed = state.rows.remove(&change.key).map(|row| (change.position, row)),
+            Op::Delete if keyed => removed = state.rows.remove(&change.key).map(|row| Removed { position: change.position, row }),
             Op::Delete => *state.counts.entry(change.row).or_default() -= 1,
             Op::Put | Op::Update if !keyed => *state.counts.entry(change.row).or_default() += 1,
             Op::Put => {
@@ -69,7 +75,7 @@ pub(super) fn reduce(mut changes: Vec<Change>, keyed: bool) -> State {
             Op::Update => {
                 let (lsn, seq) = change.position;
                 let before = match &removed {
-                    Some((position, row)) if change.moved && *position == (lsn, seq - 1) => Some(row),
+                    Some(removed) if change.moved && removed.position == (lsn, seq - 1) => Some(&removed.row),
                     _ if change.moved => None,
                     _ => state.rows.get(&change.key),
                 };
