@@ -57,6 +57,17 @@ pub struct Pending {
     pub version: u32,
     /// Catalogue fingerprint of its shape.
     pub fingerprint: String,
+    /// The copy must be taken at or after this position: rows changed without a message up to it. Beyond the contract's
+    /// example, because a copy that was under way already when that was noticed must not count as the new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Lsn>,
+}
+
+impl Pending {
+    /// Whether a copy at `snapshot` of this version and shape is not what it waits for.
+    pub fn outlives(&self, version: u32, fingerprint: &str, snapshot: Lsn) -> bool {
+        self.version > version || (self.version == version && (self.fingerprint != fingerprint || self.since.is_some_and(|s| snapshot < s)))
+    }
 }
 
 /// A table as the lake holds it.
@@ -143,6 +154,16 @@ mod tests {
         let original: serde_json::Value = serde_json::from_str(text).expect("json");
         let written: serde_json::Value = serde_json::from_slice(&read.to_body()).expect("json");
         assert_eq!(original, written);
+    }
+
+    #[test]
+    fn a_copy_that_began_before_the_request_does_not_settle_it() {
+        let asked = Pending { version: 2, fingerprint: "f".to_owned(), since: Some(Lsn(100)) };
+        assert!(asked.outlives(2, "f", Lsn(99)), "taken too early");
+        assert!(asked.outlives(2, "g", Lsn(100)), "another shape");
+        assert!(asked.outlives(1, "f", Lsn(100)), "an older version");
+        assert!(!asked.outlives(2, "f", Lsn(100)));
+        assert!(!asked.outlives(3, "g", Lsn(1)), "superseded by a newer version");
     }
 
     #[test]

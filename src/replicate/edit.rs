@@ -14,7 +14,7 @@ use crate::table_name::TableName;
 #[derive(Debug, Clone)]
 pub(crate) enum Edit {
     /// A version waits for its snapshot; the table is added if it is new.
-    Pending { table: TableName, oid: u32, version: u32, fingerprint: String },
+    Pending { table: TableName, oid: u32, pending: Pending },
     /// The current version's shape changed compatibly.
     Fingerprint { table: TableName, fingerprint: String },
     /// A table stands as it is, without a snapshot (`initial = false`).
@@ -31,16 +31,16 @@ impl Edit {
     /// Does it.
     pub(crate) fn apply(&self, watermark: &mut Watermark) {
         match self {
-            Edit::Pending { table, oid, version, fingerprint } => {
+            Edit::Pending { table, oid, pending } => {
                 let mark = watermark.tables.entry(table.clone()).or_insert_with(|| TableMark {
                     oid: *oid,
                     version: None,
                     snapshot: None,
-                    fingerprint: fingerprint.clone(),
+                    fingerprint: pending.fingerprint.clone(),
                     pending: Vec::new(),
                 });
-                mark.pending.retain(|p| p.version != *version);
-                mark.pending.push(Pending { version: *version, fingerprint: fingerprint.clone() });
+                mark.pending.retain(|p| p.version != pending.version);
+                mark.pending.push(pending.clone());
             }
             Edit::Fingerprint { table, fingerprint } => {
                 if let Some(mark) = watermark.tables.get_mut(table) {
@@ -63,7 +63,7 @@ impl Edit {
                     mark.snapshot = Some(snapshot.snapshot);
                     mark.fingerprint = fingerprint.clone();
                     // Older versions that were still waiting are superseded; newer ones go on waiting.
-                    mark.pending.retain(|p| p.version > snapshot.version);
+                    mark.pending.retain(|p| p.outlives(snapshot.version, fingerprint, snapshot.snapshot));
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::writer::Writer;
 use crate::commit::{Change, Held, claim, create, load};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{FORMAT, SlotState, Source, Watermark, rfc3339};
+use crate::lake::{FORMAT, Pending, SlotState, Source, Watermark, rfc3339};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::postgres::catalogue::{Table, TableKind};
 use crate::postgres::slot::Dropped;
@@ -199,7 +199,8 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
         let schema = version_for(writer, &before, table, broken).await?;
         store_schema(held.store().as_ref(), &schema).await?;
         let (name, oid, version, fingerprint) = (table.name.clone(), table.oid, schema.version, table.fingerprint.clone());
-        edits.push(Edit::Pending { table: name, oid, version, fingerprint: fingerprint.clone() });
+        let pending = Pending { version, fingerprint: fingerprint.clone(), since: None };
+        edits.push(Edit::Pending { table: name, oid, pending });
         let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
         jobs.push(CopyJob { schema: Arc::new(schema), fingerprint, kind, filter: None });
     }

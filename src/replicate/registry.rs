@@ -8,7 +8,8 @@ use super::edit::{Edit, store_schema};
 use super::source::{Observed, mark, privacy};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lake::{PublicationMark, TableMark, Watermark, schema_path};
+use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
+use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
 use crate::schema::version::{Fit, Layout, TableSchema};
@@ -79,7 +80,7 @@ impl Registry {
                 || before.as_ref().is_some_and(|b| {
                     b.tables.get(name) != now.tables.get(name) || (now.tables.get(name) == Some(&(0, 0)) && b.schemas != now.schemas)
                 });
-            self.compare_table(store, config, table, edited, copy_new).await?;
+            self.compare_table(store, config, table, edited.then_some(observed.position), copy_new).await?;
         }
         if before.as_ref() != Some(&now) {
             self.publication = Some(now.clone());
@@ -94,7 +95,15 @@ impl Registry {
         Ok(())
     }
 
-    async fn compare_table(&mut self, store: &dyn Store, config: &Config, table: &Table, edited: bool, copy_new: bool) -> Result<()> {
+    async fn compare_table(
+        &mut self,
+        store: &dyn Store,
+        config: &Config,
+        table: &Table,
+        edited_below: Option<Lsn>,
+        copy_new: bool,
+    ) -> Result<()> {
+        let edited = edited_below.is_some();
         let privacy = privacy(config, &table.name);
         let Some(entry) = self.entries.get_mut(&table.name) else {
             let version = next_version(store, &table.name).await?;
@@ -105,8 +114,9 @@ impl Registry {
             let mut mark = TableMark { oid, version: None, snapshot: None, fingerprint: fingerprint.clone(), pending: Vec::new() };
             if copy_new {
                 tracing::info!(table = %name, version, "a table joins; it is copied first");
-                mark.pending.push(crate::lake::Pending { version, fingerprint: fingerprint.clone() });
-                self.edits.push(Edit::Pending { table: name.clone(), oid, version, fingerprint });
+                let pending = Pending { version, fingerprint, since: None };
+                mark.pending.push(pending.clone());
+                self.edits.push(Edit::Pending { table: name.clone(), oid, pending });
             } else {
                 mark.version = Some(version);
                 self.edits.push(Edit::Adopted { table: name.clone(), oid, version, fingerprint });
@@ -146,7 +156,7 @@ impl Registry {
                 }
             }
         };
-        self.begin(store, config, table, version, &reason).await
+        self.begin(store, config, table, version, edited_below, &reason).await
     }
 
     /// A compatible change: the newest version has a new fingerprint.
@@ -154,8 +164,8 @@ impl Registry {
         if let Some(entry) = self.entries.get_mut(name) {
             if let Some(pending) = entry.mark.pending.last_mut() {
                 pending.fingerprint = fingerprint.clone();
-                let (version, oid) = (pending.version, entry.mark.oid);
-                self.edits.push(Edit::Pending { table: name.clone(), oid, version, fingerprint });
+                let (pending, oid) = (pending.clone(), entry.mark.oid);
+                self.edits.push(Edit::Pending { table: name.clone(), oid, pending });
             } else {
                 entry.mark.fingerprint = fingerprint.clone();
                 self.edits.push(Edit::Fingerprint { table: name.clone(), fingerprint });
@@ -171,6 +181,7 @@ impl Registry {
         config: &Config,
         table: &Table,
         version: Option<Arc<TableSchema>>,
+        since: Option<Lsn>,
         reason: &str,
     ) -> Result<()> {
         let name = &table.name;
@@ -188,8 +199,9 @@ impl Registry {
         tracing::warn!(table = %name, version = schema.version, reason, "the table is copied anew and stands still until then");
         let (oid, version, fingerprint) = (table.oid, schema.version, table.fingerprint.clone());
         entry.mark.pending.retain(|p| p.version != version);
-        entry.mark.pending.push(crate::lake::Pending { version, fingerprint: fingerprint.clone() });
-        self.edits.push(Edit::Pending { table: name.clone(), oid, version, fingerprint });
+        let pending = Pending { version, fingerprint, since };
+        entry.mark.pending.push(pending.clone());
+        self.edits.push(Edit::Pending { table: name.clone(), oid, pending });
         Ok(())
     }
 
@@ -229,7 +241,7 @@ impl Registry {
                     tracing::info!(table = %name, version = extended.version, change = what, "schema changed within the version");
                     entry.versions[index] = Arc::clone(&extended);
                     if let (Some(reason), Some(table)) = (copy, table) {
-                        self.begin(store, config, table, Some(Arc::clone(&extended)), &reason).await?;
+                        self.begin(store, config, table, Some(Arc::clone(&extended)), None, &reason).await?;
                     } else if let Some(table) = table {
                         self.keep(name, table.fingerprint.clone())?;
                     }
@@ -240,7 +252,7 @@ impl Registry {
         }
         // A new version needs the catalogue; if that is ahead of the stream already, these rows are superseded by the copy.
         let table = table.ok_or_else(|| Error::retry(format!("{name}: {why}, and the table is no longer in the catalogue")))?;
-        self.begin(store, config, table, None, &why).await?;
+        self.begin(store, config, table, None, None, &why).await?;
         let schema = self.entries[name].versions.last().cloned().ok_or_else(|| Error::bug("a version was just begun"))?;
         match schema.fit_relation(&relation, Some(table), &privacy) {
             Fit::Same(layout) | Fit::Extends { layout, .. } => Ok((schema, Arc::new(layout))),
@@ -260,14 +272,17 @@ impl Registry {
 
     /// What a committed watermark says of the tables.
     pub(crate) fn committed(&mut self, watermark: &Watermark) {
-        if self.has_edits() {
-            return; // newer here than there
-        }
         for (name, entry) in &mut self.entries {
             let Some(mark) = watermark.tables.get(name) else { continue };
             if mark.version != entry.mark.version || mark.snapshot != entry.mark.snapshot {
-                entry.mark = mark.clone();
-                let keep: Vec<u32> = mark.version.into_iter().chain(mark.pending.iter().map(|p| p.version)).collect();
+                entry.mark.version = mark.version;
+                entry.mark.snapshot = mark.snapshot;
+                if let (Some(version), Some(snapshot)) = (mark.version, mark.snapshot) {
+                    // What was asked for meanwhile, and is still on its way to the watermark, goes on waiting.
+                    entry.mark.pending.retain(|p| p.outlives(version, &mark.fingerprint, snapshot));
+                    entry.mark.fingerprint = mark.fingerprint.clone();
+                }
+                let keep: Vec<u32> = mark.version.into_iter().chain(entry.mark.pending.iter().map(|p| p.version)).collect();
                 entry.versions.retain(|v| keep.contains(&v.version));
             }
         }

@@ -6,6 +6,7 @@
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Result};
 use crate::lake::PublicationMark;
+use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Table};
 use crate::postgres::publication::{self, Member, Publication};
 use crate::postgres::server;
@@ -18,6 +19,8 @@ use tokio_postgres::Client;
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
     pub(crate) publication: Publication,
+    /// End of the server's WAL after the publication was read: every edit that it shows lies below.
+    pub(crate) position: Lsn,
     /// Streamed tables, reduced to what the publication sends of them.
     pub(crate) tables: BTreeMap<TableName, Table>,
 }
@@ -125,6 +128,7 @@ pub(crate) async fn observe(client: &Client, publication_name: &str, tables: Vec
             crate::table_name::quote_ident(publication_name)
         )));
     }
+    let position = server::insert_lsn(client).await?;
     let mut reduced = BTreeMap::new();
     for mut table in tables {
         let Some(published) = publication.tables.get(&table.name) else { continue };
@@ -139,5 +143,5 @@ pub(crate) async fn observe(client: &Client, publication_name: &str, tables: Vec
         }
         reduced.insert(table.name.clone(), table);
     }
-    Ok(Observed { publication, tables: reduced })
+    Ok(Observed { publication, position, tables: reduced })
 }

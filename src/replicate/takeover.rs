@@ -75,6 +75,14 @@ async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream,
         let mut replication = Replication::connect(&writer.options).await?;
         let system = replication.identify_system().await?;
         let watermark = standing(writer).await?;
+        if let Some(held) = &writer.held
+            && watermark.epoch > held.watermark().epoch
+        {
+            return Err(Error::fenced(format!(
+                "writer {} took the lake over with epoch {} while this one was away; nothing of ours was lost",
+                watermark.writer, watermark.epoch.0
+            )));
+        }
         check_cluster(&watermark, &system, &mut replication, &writer.options).await?;
         check_slot(client, &source.slot, &info.database).await?;
         let error = match replication.start(&source.slot, &source.publication, Lsn::ZERO, StreamSetup::default()).await {

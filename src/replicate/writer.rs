@@ -8,7 +8,7 @@ use super::establish::{Established, establish};
 use super::session::{self, End};
 use super::takeover::{Taken, take_over};
 use crate::commit::Held;
-use crate::config::Config;
+use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::{ConnectOptions, connect_sql, server};
@@ -77,6 +77,14 @@ pub async fn run(config: Config, mode: Mode, mut stop: watch::Receiver<bool>) ->
         prepared: None,
         target: None,
     };
+    for table in writer.config.tables.iter().flatten() {
+        if table.exclude_at_source {
+            tracing::warn!(table = %table.name, "exclude_at_source has no effect yet: excluded columns are dropped in the decoder");
+        }
+        if table.mode == TableMode::Snapshot {
+            tracing::warn!(table = %table.name, "mode = \"snapshot\" has no effect yet: the table is not copied");
+        }
+    }
     let mut resnapshot = mode.resnapshot;
     let pauses = || {
         backon::ExponentialBuilder::default()
