@@ -563,3 +563,79 @@ async fn an_idle_lake_gets_positions_and_no_files() {
     assert_eq!(added, 0);
     run.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_transaction_has_the_same_order_keys() {
+    let w = World::new().await;
+    w.sql(DONACIONES).await;
+    w.sql("CREATE TABLE otra (id int PRIMARY KEY)").await;
+    w.start(&["run", "--until-caught-up"], &[]).wait();
+    // Killed with its files written and its manifest there, but before the watermark: the next one sends all again.
+    let killed = w.start(&["run"], &[("HUELLA_FAILPOINT", "commit.after_manifest=abort")]);
+    w.sql("BEGIN; INSERT INTO otra VALUES (1); INSERT INTO donaciones SELECT i, 'd' FROM generate_series(1, 50) i; UPDATE donaciones SET id = id + 1000 WHERE id < 5; DELETE FROM otra; DELETE FROM donaciones WHERE id = 7; COMMIT").await;
+    assert_eq!(killed.wait(), None);
+    let orphans = |epoch: &str| {
+        let mut keyed = BTreeSet::new();
+        for table in ["public.donaciones", "public.otra"] {
+            let folder = w.lake().join("tables").join(table).join("v1");
+            for day in std::fs::read_dir(folder).unwrap().flatten().filter(|d| d.path().is_dir()) {
+                for file in std::fs::read_dir(day.path()).unwrap().flatten().filter(|f| f.file_name().to_string_lossy().contains(epoch)) {
+                    keyed.extend(keys(&file.path()).into_iter().map(|key| (table, key)));
+                }
+            }
+        }
+        keyed
+    };
+    let first = orphans("-e000002-");
+    assert!(first.len() > 50);
+    let run = w.start(&["run"], &[]);
+    w.caught_up().await;
+    assert_eq!(first, orphans("-e000003-"));
+    w.true_in_the_lake().await;
+    run.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn excluded_and_hashed_columns_reach_no_file_and_no_log() {
+    let w = World::new().await;
+    w.sql("CREATE TABLE donantes (id int PRIMARY KEY, nombre text, cedula text, notas text); ALTER TABLE donantes REPLICA IDENTITY FULL")
+        .await;
+    w.sql("INSERT INTO donantes VALUES (1, 'ana', 'CEDULASECRETA1', 'NOTASECRETA1')").await;
+    std::fs::write(w.dir.path().join("huella.toml"), "[[table]]\nname = \"public.donantes\"\nexclude = [\"notas\"]\nhash = [\"cedula\"]\n")
+        .unwrap();
+    let key = [("HUELLA_HASH_KEY", "una clave bastante larga"), ("HUELLA_LOG", "trace")];
+    let run = w.start(&["run"], &key);
+    w.caught_up().await;
+    w.sql("INSERT INTO donantes VALUES (2, 'eva', 'CEDULASECRETA1', 'NOTASECRETA2'); UPDATE donantes SET notas = 'NOTASECRETA3'; DELETE FROM donantes WHERE id = 1").await;
+    w.caught_up().await;
+    run.stop();
+    let mut hashes = BTreeSet::new();
+    for file in live(&w.lake(), &w.watermark().unwrap(), "public.donantes") {
+        let bytes = std::fs::read(w.lake().join(&file)).unwrap();
+        assert!(!bytes.windows(7).any(|b| b == b"SECRETA"), "{file}");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(w.lake().join(&file)).unwrap()).unwrap().build().unwrap();
+        for batch in reader {
+            let batch = batch.unwrap();
+            assert!(batch.column_by_name("notas").is_none());
+            let column = batch.column_by_name("cedula").unwrap().as_string::<i32>().clone();
+            hashes.extend(column.iter().flatten().map(str::to_owned));
+        }
+    }
+    assert_eq!(hashes.len(), 1, "the same value has the same hash in copy and stream");
+    assert!(!w.log().contains("SECRETA") && !w.log().contains("una clave bastante"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_larger_than_the_batch_becomes_visible_at_once() {
+    let w = World::new().await;
+    w.sql(DONACIONES).await;
+    w.start(&["run", "--until-caught-up"], &[]).wait();
+    let run = w.start(&["run"], &[("HUELLA_BATCH_MAX_BYTES", "256KiB"), ("HUELLA_BATCH_MEMORY", "8MiB"), ("HUELLA_BATCH_MAX_AGE", "1h")]);
+    w.sql("INSERT INTO donaciones SELECT i, md5(i::text) FROM generate_series(1, 30000) i").await;
+    w.caught_up().await;
+    w.true_in_the_lake().await;
+    let commits: Vec<usize> =
+        chain(&w.lake(), &w.watermark().unwrap()).iter().map(|m| m["files"].as_array().unwrap().len()).filter(|n| *n > 1).collect();
+    assert!(commits.len() == 1 && commits[0] > 5, "its parts are named by one commit: {commits:?}");
+    run.stop();
+}
