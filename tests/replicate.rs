@@ -639,3 +639,20 @@ async fn a_transaction_larger_than_the_batch_becomes_visible_at_once() {
     assert!(commits.len() == 1 && commits[0] > 5, "its parts are named by one commit: {commits:?}");
     run.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cluster_is_refused_and_resnapshot_begins_new_versions() {
+    let (w, other) = (World::new().await, World::new().await);
+    for world in [&w, &other] {
+        world.sql(DONACIONES).await;
+        world.sql("INSERT INTO donaciones VALUES (1, 'a')").await;
+    }
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    std::fs::rename(w.lake(), other.lake()).unwrap();
+    assert_eq!(other.run(&["run", "--until-caught-up"]).0, 4, "{}", other.log());
+    assert_eq!(other.run(&["run", "--until-caught-up", "--resnapshot"]).0, 0, "{}", other.log());
+    let watermark = other.watermark().unwrap();
+    assert_eq!(watermark["tables"]["public.donaciones"]["version"], 2);
+    assert_eq!(chain(&other.lake(), &watermark).iter().filter(|m| m["reset"] == true).count(), 1);
+    other.true_in_the_lake().await;
+}
