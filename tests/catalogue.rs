@@ -159,6 +159,7 @@ async fn fingerprint_changes_with_the_shape_and_with_nothing_else() {
         ("ALTER TABLE public.root DETACH PARTITION public.root_a", Some(3)),
         ("ALTER TABLE public.root_b0 REPLICA IDENTITY FULL", Some(3)),
         ("CREATE TABLE public.root_c PARTITION OF public.root FOR VALUES FROM ('2022-01-01') TO ('2023-01-01')", Some(3)),
+        ("TRUNCATE public.root_c", Some(3)),
     ] {
         client.batch_execute(sql).await.unwrap();
         let after = catalogue::fingerprints(&client, &oids).await.unwrap();
@@ -167,9 +168,6 @@ async fn fingerprint_changes_with_the_shape_and_with_nothing_else() {
         }
         before = after;
     }
-    let files = catalogue::leaf_files(&client, &oids).await.unwrap();
-    client.batch_execute("TRUNCATE public.root_c").await.unwrap();
-    assert_ne!(files, catalogue::leaf_files(&client, &oids).await.unwrap());
     client.batch_execute("DROP TABLE public.plain; CREATE TABLE public.plain (a int)").await.unwrap();
     assert!(!catalogue::fingerprints(&client, &oids).await.unwrap().contains_key(&oids[0]));
 }
@@ -194,7 +192,7 @@ async fn reading_does_not_wait_for_a_locked_table() {
     assert_eq!(publication::read(&client, "p").await.unwrap().unwrap().tables.len(), 3);
     assert!(publication::read(&client, "every").await.unwrap().unwrap().tables.contains_key(&public("root_a")));
     catalogue::tables_with_key(&client, "public").await.unwrap();
-    catalogue::leaf_files(&client, &[tables[0].oid]).await.unwrap();
+    catalogue::fingerprints(&client, &[tables[0].oid]).await.unwrap();
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ pub(super) fn column(attnum: i16, name: &str, oid: u32) -> Column {
         base,
         not_null: false,
         has_missing: false,
+        has_default: false,
         generated: false,
         identity: false,
         selectable: true,

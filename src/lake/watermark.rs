@@ -5,6 +5,7 @@
 
 use super::{FORMAT, Unreadable, WATERMARK};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
+use crate::postgres::fingerprint::same_rows;
 use crate::table_name::TableName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,7 +67,8 @@ pub struct Pending {
 impl Pending {
     /// Whether a copy at `snapshot` of this version and shape is not what it waits for.
     pub fn outlives(&self, version: u32, fingerprint: &str, snapshot: Lsn) -> bool {
-        self.version > version || (self.version == version && (self.fingerprint != fingerprint || self.since.is_some_and(|s| snapshot < s)))
+        self.version > version
+            || (self.version == version && (!same_rows(&self.fingerprint, fingerprint) || self.since.is_some_and(|s| snapshot < s)))
     }
 }
 

@@ -5,7 +5,7 @@
 //! is returned for a table was read between two equal fingerprints, so that shape and fingerprint belong together.
 
 pub use super::column_type::BaseType;
-pub use super::fingerprint::{fingerprints, leaf_files};
+pub use super::fingerprint::fingerprints;
 
 use super::column_type;
 use super::fingerprint::{KEYS, TREE};
@@ -119,6 +119,9 @@ pub struct Column {
     pub not_null: bool,
     /// Rows from before the column was added take its value from the catalogue (`atthasmissing`).
     pub has_missing: bool,
+    /// It has a default, of its own or of its domain. A volatile one was written into the rows there were when it was added,
+    /// without a message and without `has_missing`.
+    pub has_default: bool,
     /// Computed from other columns, stored or virtual.
     pub generated: bool,
     /// An identity column.
@@ -360,7 +363,9 @@ fn relation(row: &Row) -> Result<Relation> {
 async fn columns(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<BTreeMap<u32, Vec<Column>>> {
     let sql = "SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, a.atthasmissing,
                       a.attgenerated::text <> '', a.attidentity::text <> '',
-                      COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false)
+                      COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false),
+                      a.atthasdef AND a.attgenerated = ''
+                      OR EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL)
                  FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
     let rows = client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables' columns", e))?;
@@ -380,6 +385,7 @@ async fn columns(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<B
             generated: row.get(7),
             identity: row.get(8),
             selectable: row.get(9),
+            has_default: row.get(10),
         });
     }
     Ok(columns)

@@ -201,6 +201,17 @@ pub async fn lock_blockers(client: &(impl GenericClient + Sync), pid: i32) -> Re
     Ok(rows.iter().map(blocker).collect())
 }
 
+/// Sessions that wait for a lock that session `pid` holds or waits for, longest transaction first.
+pub async fn lock_waiters(client: &(impl GenericClient + Sync), pid: i32) -> Result<Vec<Blocker>> {
+    let sql = format!(
+        "SELECT {BLOCKER} FROM pg_catalog.pg_stat_activity a
+          WHERE a.wait_event_type = 'Lock' AND $1 = ANY (pg_catalog.pg_blocking_pids(a.pid)) ORDER BY 6 DESC NULLS LAST"
+    );
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&pid, Type::INT4)];
+    let rows = client.query_typed(&sql, &params).await.map_err(|e| failed("looking for who waits for a lock", e))?;
+    Ok(rows.iter().map(blocker).collect())
+}
+
 fn blocker(row: &Row) -> Blocker {
     Blocker {
         pid: row.get(0),

@@ -12,6 +12,7 @@ use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::fingerprint::{rewritten, same_rows, same_shape};
 use crate::schema::version::{Fit, Layout, TableSchema};
 use crate::snapshot::CopyJob;
 use crate::store::Store;
@@ -25,6 +26,13 @@ struct Entry {
     mark: TableMark,
     versions: Vec<Arc<TableSchema>>,
     table: Option<Table>,
+}
+
+impl Entry {
+    /// The fingerprint that the table had when it was last looked at.
+    fn newest_fingerprint(&self) -> &str {
+        self.mark.pending.last().map_or(&self.mark.fingerprint, |p| &p.fingerprint)
+    }
 }
 
 /// All streamed tables.
@@ -125,7 +133,7 @@ impl Registry {
             return Ok(());
         };
         entry.table = Some(table.clone());
-        let newest = entry.mark.pending.last().map_or(&entry.mark.fingerprint, |p| &p.fingerprint).clone();
+        let newest = entry.newest_fingerprint().to_owned();
         if !edited && newest == table.fingerprint {
             return Ok(());
         }
@@ -138,7 +146,7 @@ impl Registry {
             _ if privacy_changed => ("the configuration's exclude or hash changed".to_owned(), None),
             Fit::Breaks(reason) => (reason, None),
             Fit::Same(_) if edited => ("its publication was edited".to_owned(), Some(schema)),
-            Fit::Same(_) if leaves_changed(&newest, table) => {
+            Fit::Same(_) if leaves_changed(&newest, table) || rewritten(&newest, &table.fingerprint) => {
                 ("the catalogue says that rows may have changed without a message".to_owned(), Some(schema))
             }
             Fit::Same(_) => return self.keep(&table.name.clone(), table.fingerprint.clone()),
@@ -151,6 +159,7 @@ impl Registry {
                 }
                 match copy {
                     Some(reason) => (reason, Some(extended)),
+                    None if rewritten(&newest, &table.fingerprint) => (format!("every row was written anew ({what})"), Some(extended)),
                     None if edited => ("its publication was edited".to_owned(), Some(extended)),
                     None => return self.keep(&table.name.clone(), table.fingerprint.clone()),
                 }
@@ -240,7 +249,9 @@ impl Registry {
                     store_schema(store, &extended).await?;
                     tracing::info!(table = %name, version = extended.version, change = what, "schema changed within the version");
                     entry.versions[index] = Arc::clone(&extended);
-                    if let (Some(reason), Some(table)) = (copy, table) {
+                    let newest = entry.newest_fingerprint();
+                    let anew = table.filter(|t| rewritten(newest, &t.fingerprint)).map(|_| format!("every row was written anew ({what})"));
+                    if let (Some(reason), Some(table)) = (copy.or(anew), table) {
                         self.begin(store, config, table, Some(Arc::clone(&extended)), None, &reason).await?;
                     } else if let Some(table) = table {
                         self.keep(name, table.fingerprint.clone())?;
@@ -298,7 +309,7 @@ impl Registry {
         let entry = self.entries.get(&locked.name)?;
         let pending = entry.mark.pending.last()?;
         let schema = entry.versions.iter().find(|v| v.version == pending.version)?;
-        (pending.fingerprint == locked.fingerprint).then(|| CopyJob {
+        same_rows(&pending.fingerprint, &locked.fingerprint).then(|| CopyJob {
             schema: Arc::clone(schema),
             fingerprint: pending.fingerprint.clone(),
             kind: if locked.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary },
@@ -309,7 +320,7 @@ impl Registry {
 
 /// A fingerprint that changed though no column did: leaves, identity, a default that old rows take.
 fn leaves_changed(before: &str, now: &Table) -> bool {
-    before != now.fingerprint && (now.kind == TableKind::Partitioned || now.columns.iter().any(|c| c.has_missing))
+    !same_shape(before, &now.fingerprint) && (now.kind == TableKind::Partitioned || now.columns.iter().any(|c| c.has_missing))
 }
 
 /// The first version number that no folder of the table has used.

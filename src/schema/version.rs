@@ -192,7 +192,7 @@ impl TableSchema {
                 }
                 match self.added(column, wire) {
                     Ok(found) => {
-                        if found.has_missing || found.identity {
+                        if found.has_missing || found.has_default || found.identity {
                             copy = Some(format!("column {} was added with values for the rows there were", column.name));
                         }
                         what.push(format!("column {} added", column.name));

@@ -7,15 +7,18 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Table};
-use crate::postgres::{ConnectOptions, Replication, connect_sql, server};
+use crate::postgres::{ConnectOptions, ExportedSlot, Replication, connect_sql, server, slot};
 use crate::table_name::TableName;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 /// How long locks are waited for before the attempt is given up and begun anew: a waiting lock makes others wait behind it.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// How often whoever is waited for is named.
 const REPORT_EVERY: Duration = Duration::from_secs(3);
+
+/// How often it is asked whether somebody waits for the locks while the slot is made.
+const WAITERS_EVERY: Duration = Duration::from_millis(500);
 
 /// Sessions at one consistent point.
 pub struct Prepared {
@@ -61,21 +64,7 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     let tables = catalogue::tables(&locker, names).await?;
     let mut exporter = Replication::connect(options).await?;
     let name = format!("huella_copy_{}_{:08x}", std::process::id(), crate::commit::random() as u32);
-    let slot = {
-        let making = exporter.create_temporary_slot(&name);
-        tokio::pin!(making);
-        loop {
-            tokio::select! {
-                biased;
-                made = &mut making => break made?,
-                () = tokio::time::sleep(REPORT_EVERY) => {
-                    for blocker in server::blockers_of_slot_creation(&aux).await? {
-                        tracing::warn!(blocker = %blocker, "making a slot waits for an open transaction");
-                    }
-                }
-            }
-        }
-    };
+    let slot = make_slot(&mut exporter, &name, &locker, &aux).await?;
     failpoint::hit("start.after_slot");
     for session in &sessions {
         let import =
@@ -98,10 +87,49 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     })
 }
 
+/// Makes the temporary slot, which waits for every transaction that has written. One of those may in turn wait for our locks
+/// (an ALTER takes its transaction id before its lock), a circle that the server cannot see; and while any statement waits
+/// for an exclusive lock, all others on its table wait behind it. So the locks are given up as soon as somebody waits for them.
+async fn make_slot(exporter: &mut Replication, name: &str, locker: &Client, aux: &Client) -> Result<ExportedSlot> {
+    let pid = backend_pid(locker).await?;
+    let mut reported = Instant::now();
+    let waited = {
+        let making = exporter.create_temporary_slot(name);
+        tokio::pin!(making);
+        loop {
+            tokio::select! {
+                biased;
+                made = &mut making => return made,
+                () = tokio::time::sleep(WAITERS_EVERY) => {}
+            }
+            if let Some(waiting) = server::lock_waiters(aux, pid).await?.first() {
+                break waiting.to_string();
+            }
+            if reported.elapsed() >= REPORT_EVERY {
+                reported = Instant::now();
+                for blocker in server::blockers_of_slot_creation(aux).await? {
+                    tracing::warn!(blocker = %blocker, "making a slot waits for an open transaction");
+                }
+            }
+        }
+    };
+    // A server process that waits for a transaction does not see its client leave.
+    if let Some(holder) = slot::read(aux, name).await?.and_then(|slot| slot.active_pid) {
+        slot::terminate_holder(aux, name, holder).await?;
+    }
+    Err(Error::retry(format!(
+        "making a slot waits for open transactions, and {waited} waits for the tables' locks: they are given up for now"
+    )))
+}
+
+async fn backend_pid(client: &Client) -> Result<i32> {
+    let row = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
+    Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(e))?.get(0))
+}
+
 async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> {
     let doing = "locking the tables to be copied (ACCESS SHARE)";
-    let row = locker.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await.map_err(|e| Error::retry(doing).with_source(e))?;
-    let pid: i32 = row.get(0);
+    let pid = backend_pid(locker).await?;
     let list: Vec<String> = names.iter().map(TableName::sql).collect();
     if list.is_empty() {
         return locker.batch_execute("BEGIN READ ONLY").await.map_err(|e| Error::retry(doing).with_source(e));
