@@ -39,6 +39,11 @@ pub enum Command {
     #[command(after_help = "Examples:\n  huella run\n  huella run --until-caught-up     # from a scheduler\n  \
         huella run --resnapshot          # after a lost slot\n\nSIGTERM commits what is there and ends; being killed at any time loses nothing.")]
     Run(Run),
+    /// Copy tables whole: catalogues (mode = "snapshot"), or streamed tables anew, all committed as one
+    #[command(after_help = "Examples:\n  huella snapshot                      # every catalogue that changed\n  \
+        huella snapshot public.donaciones    # a streamed table anew, while the stream goes on\n\n\
+        Works beside a running `huella run`, which takes the copies in at its next heartbeat, and without one.")]
+    Snapshot(Snapshot),
     /// Show watermark, lag, slot health, tables and files
     #[command(after_help = "Example:\n  huella status --json | jq .through")]
     Status(Status),
@@ -63,6 +68,14 @@ pub struct Run {
     /// Make a new slot and copy every table anew; the history in the lake is kept
     #[arg(long)]
     pub resnapshot: bool,
+}
+
+/// `snapshot`.
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    /// Tables [default: those in mode = "snapshot"]
+    #[arg(value_name = "TABLE")]
+    pub tables: Vec<TableName>,
 }
 
 /// `status`.

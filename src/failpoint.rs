@@ -15,6 +15,8 @@ pub const POINTS: &[&str] = &[
     "snapshot.after_first_file",
     "snapshot.after_files",
     "snapshot.after_commit",
+    "snapshot.after_proposal",
+    "snapshot.after_alone",
     "commit.after_data",
     "commit.after_manifest",
     "commit.after_cas",

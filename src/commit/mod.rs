@@ -10,7 +10,7 @@ mod claim;
 mod held;
 mod upload;
 
-pub use chain::{chain, live};
+pub use chain::{chain, chain_since, live};
 pub use claim::{claim, create, load, random, writer_id};
 pub use held::{Change, Held};
 pub use upload::{FileNamer, put_data, put_document, put_or_replace};

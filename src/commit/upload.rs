@@ -7,7 +7,7 @@ use super::persist;
 use crate::batch::EncodedFile;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{DataFile, DataPath};
+use crate::lake::{DataFile, DataPath, Watermark};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::store::{Store, StoreError};
 use bytes::Bytes;
@@ -25,6 +25,13 @@ impl FileNamer {
     /// Names for a newly claimed epoch.
     pub(super) fn new(epoch: Epoch) -> Self {
         Self { epoch, seq: AtomicU64::new(0), part: AtomicU64::new(0) }
+    }
+
+    /// Names for a process that holds no epoch: those of the epoch that stands, with part numbers from a random place far above those
+    /// that its writer counts, so that the two never meet.
+    pub fn outside(watermark: &Watermark) -> Self {
+        let part = (super::random() >> 8) | (1 << 55);
+        Self { epoch: watermark.epoch, seq: AtomicU64::new(watermark.seq.next().0), part: AtomicU64::new(part) }
     }
 
     /// Tells which commit is next (for people who read file names).

@@ -17,6 +17,7 @@ pub use secret::{Secret, hide_passwords};
 use crate::error::{Error, Result};
 use crate::table_name::TableName;
 use reader::Reader;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -97,13 +98,29 @@ pub struct Http {
 }
 
 /// How a table is replicated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// First copy, then every change.
     #[default]
     Stream,
     /// A catalogue: copied as a whole, never streamed.
     Snapshot,
+}
+
+impl Mode {
+    /// As it is written in the configuration and in the lake.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Stream => "stream",
+            Mode::Snapshot => "snapshot",
+        }
+    }
+
+    /// The default, which documents leave out.
+    pub fn is_stream(&self) -> bool {
+        *self == Mode::Stream
+    }
 }
 
 /// A `[[table]]` block.

@@ -7,11 +7,13 @@
 mod live;
 mod manifest;
 mod path;
+mod proposal;
 mod watermark;
 
 pub use live::{LiveFile, live_files};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
 pub use path::{DataPath, WATERMARK, commit_path, escape, schema_path, table_prefix};
+pub use proposal::{PROPOSALS, Proposal, ProposedTable};
 pub use watermark::{Pending, PublicationMark, SlotState, Source, TableMark, Watermark};
 
 /// The layout's number in every document.

@@ -4,6 +4,7 @@
 //! lake, once, and nothing above it is visible.
 
 use super::{FORMAT, Unreadable, WATERMARK};
+use crate::config::Mode;
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::postgres::fingerprint::same_rows;
 use crate::table_name::TableName;
@@ -77,6 +78,9 @@ impl Pending {
 pub struct TableMark {
     /// `pg_class.oid`.
     pub oid: u32,
+    /// A catalogue stands at the time of its last copy, which is `snapshot`; its rows are never streamed.
+    #[serde(default, skip_serializing_if = "Mode::is_stream")]
+    pub mode: Mode,
     /// Version that readers use; `None` until the first snapshot is committed.
     pub version: Option<u32>,
     /// Consistent point of the current version's latest snapshot; `None` if it has none.
@@ -86,6 +90,9 @@ pub struct TableMark {
     /// Versions that wait for their snapshot; the same number as `version` means a new copy within the version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<Pending>,
+    /// Digest of a catalogue's rows, whatever their order: an unchanged one is not written again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
 }
 
 /// The document.
@@ -109,7 +116,7 @@ pub struct Watermark {
     pub commit_time: String,
     /// The source.
     pub source: Source,
-    /// All streamed tables.
+    /// All streamed tables, and the catalogues that were copied.
     pub tables: BTreeMap<TableName, TableMark>,
 }
 
@@ -129,6 +136,11 @@ impl Watermark {
     /// The document as it is stored.
     pub fn to_body(&self) -> bytes::Bytes {
         serde_json::to_vec(self).expect("a watermark has only text keys, so it is always JSON").into()
+    }
+
+    /// The streamed tables.
+    pub fn streamed(&self) -> impl Iterator<Item = (&TableName, &TableMark)> {
+        self.tables.iter().filter(|(_, mark)| mark.mode == Mode::Stream)
     }
 
     /// `through`, or `0/0` before the slot exists.

@@ -4,6 +4,7 @@
 //! they were sent with, so that a version is listed before or with its first rows.
 
 use crate::commit::put_or_replace;
+use crate::config::Mode;
 use crate::error::Result;
 use crate::lake::{Pending, PublicationMark, SnapshotMark, TableMark, Watermark, schema_path};
 use crate::schema::version::TableSchema;
@@ -23,7 +24,9 @@ pub(crate) enum Edit {
     Publication(PublicationMark),
     /// A table is no longer replicated; its files stay.
     Forget(TableName),
-    /// A copy became current.
+    /// A catalogue's copy became current.
+    Catalogue { table: TableName, mark: TableMark },
+    /// A copy of a streamed table became current.
     Current { mark: SnapshotMark, oid: u32, fingerprint: String },
 }
 
@@ -37,8 +40,11 @@ impl Edit {
                     version: None,
                     snapshot: None,
                     fingerprint: pending.fingerprint.clone(),
+                    mode: Mode::Stream,
                     pending: Vec::new(),
+                    content: None,
                 });
+                (mark.mode, mark.content) = (Mode::Stream, None); // it may have been a catalogue
                 mark.pending.retain(|p| p.version != pending.version);
                 mark.pending.push(pending.clone());
             }
@@ -48,13 +54,23 @@ impl Edit {
                 }
             }
             Edit::Adopted { table, oid, version, fingerprint } => {
-                let mark =
-                    TableMark { oid: *oid, version: Some(*version), snapshot: None, fingerprint: fingerprint.clone(), pending: Vec::new() };
+                let mark = TableMark {
+                    oid: *oid,
+                    mode: Mode::Stream,
+                    version: Some(*version),
+                    snapshot: None,
+                    fingerprint: fingerprint.clone(),
+                    pending: Vec::new(),
+                    content: None,
+                };
                 watermark.tables.insert(table.clone(), mark);
             }
             Edit::Publication(mark) => watermark.source.publication = Some(mark.clone()),
             Edit::Forget(table) => {
                 watermark.tables.remove(table);
+            }
+            Edit::Catalogue { table, mark } => {
+                watermark.tables.insert(table.clone(), mark.clone());
             }
             Edit::Current { mark: snapshot, oid, fingerprint } => {
                 if let Some(mark) = watermark.tables.get_mut(&snapshot.table) {

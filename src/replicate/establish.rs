@@ -8,6 +8,7 @@ use super::edit::{Edit, store_schema};
 use super::source::{self, mark, privacy};
 use super::writer::Writer;
 use crate::commit::{Change, Held, claim, create, load};
+use crate::config::Mode as TableMode;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{FORMAT, Pending, SlotState, Source, Watermark, rfc3339};
@@ -51,7 +52,7 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     if !resnapshot && standing.as_ref().is_some_and(|w| w.slot_state == SlotState::Ready) {
         return Ok(Established::Before);
     }
-    let known = standing.as_ref().map(|w| w.tables.keys().cloned().collect()).unwrap_or_default();
+    let known = standing.as_ref().map(|w| w.streamed().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
     let tables = source::wanted(&client, &writer.config, &known).await?;
     if tables.is_empty() {
         return Err(Error::source_refused("there is no table to stream: none of schema public has a key, or [[table]] names none"));
@@ -204,13 +205,18 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
         let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
         jobs.push(CopyJob { schema: Arc::new(schema), fingerprint, kind, filter: None });
     }
-    edits.extend(before.tables.keys().filter(|n| !observed.tables.contains_key(*n)).map(|n| Edit::Forget(n.clone())));
+    edits.extend(before.streamed().filter(|(n, _)| !observed.tables.contains_key(*n)).map(|(n, _)| Edit::Forget(n.clone())));
     let identity = system.clone();
     let ready = move |w: &mut Watermark| {
         w.through = Some(point);
         w.slot_state = SlotState::Ready;
         w.source.system_identifier = identity.identifier;
         w.source.timeline = identity.timeline;
+        if broken {
+            // Positions begin anew: a catalogue's next copy begins a version, whatever its S. Until then its last one stands.
+            let catalogues = w.tables.values_mut().filter(|mark| mark.mode == TableMode::Snapshot);
+            catalogues.for_each(|mark| (mark.snapshot, mark.content) = (None, None));
+        }
         edits.iter().for_each(|edit| edit.apply(w));
     };
     match through {
@@ -230,7 +236,7 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
 /// The version that a table's new copy belongs to: its current one if the shape is the same, else the next.
 async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken: bool) -> Result<TableSchema> {
     let hidden = privacy(&writer.config, &table.name);
-    let Some(known) = before.tables.get(&table.name) else {
+    let Some(known) = before.tables.get(&table.name).filter(|mark| mark.mode == TableMode::Stream) else {
         return Ok(TableSchema::begin(table, super::registry::next_version(writer.store.as_ref(), &table.name).await?, &hidden));
     };
     let newest = known.version.into_iter().chain(known.pending.iter().map(|p| p.version)).max().unwrap_or(0);

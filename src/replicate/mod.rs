@@ -7,11 +7,14 @@
 mod copier;
 mod edit;
 mod establish;
+mod offer;
 mod pipeline;
+mod proposals;
 mod registry;
 mod session;
 mod source;
 mod takeover;
 mod writer;
 
+pub use offer::snapshot;
 pub use writer::{Mode, run};

@@ -6,13 +6,13 @@
 //! when the sender is dropped, everything up to the last boundary is committed before the task ends.
 
 use super::edit::Edit;
+use super::proposals::Together;
 use crate::batch::{EncodedFile, Piece, encode};
 use crate::commit::{Change, Held, put_data};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{DataFile, Watermark};
 use crate::lsn::Lsn;
-use crate::snapshot::Copied;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,13 +27,13 @@ const UPLOADS: usize = 4;
 pub(crate) enum Order {
     /// Rows, and what changes with them.
     Piece(Piece, Vec<Edit>),
-    /// A copy that becomes current once the stream has passed its point.
-    Copied(Copied),
+    /// Copies that become current once the stream has passed their point.
+    Copied(Together),
 }
 
 enum Encoded {
     Piece { files: Vec<EncodedFile>, through: Option<Lsn>, transactions: u64, rows: u64, last_commit_us: Option<i64>, edits: Vec<Edit> },
-    Copied(Copied),
+    Copied(Together),
 }
 
 /// The running pipeline of one session.
@@ -126,7 +126,7 @@ struct Committer {
     ready: Option<Ready>,
     /// Files of a transaction that is still arriving.
     tail: Vec<DataFile>,
-    waiting: Vec<Copied>,
+    waiting: Vec<Together>,
 }
 
 impl Committer {
@@ -153,7 +153,7 @@ impl Committer {
         match piece {
             Encoded::Copied(copied) => {
                 let through = self.held.watermark().position();
-                if copied.mark.snapshot <= through && self.ready.is_none() {
+                if copied.needs <= through && self.ready.is_none() {
                     self.ready = Some(Ready { change: Change { through, ..Change::default() }, ..Ready::default() });
                 }
                 self.waiting.push(copied);
@@ -192,13 +192,13 @@ impl Committer {
     async fn commit(&mut self) -> Result<()> {
         let Some(mut ready) = self.ready.take() else { return Ok(()) };
         let through = ready.change.through;
-        let (mature, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|c| c.mark.snapshot <= through);
+        let (mature, waiting): (Vec<Together>, _) = std::mem::take(&mut self.waiting).into_iter().partition(|c| c.needs <= through);
         self.waiting = waiting;
-        let copied: Vec<Copied> = mature;
-        for copy in copied {
-            ready.change.files.extend(copy.files);
-            ready.change.snapshots.push(copy.mark.clone());
-            ready.edits.push(Edit::Current { mark: copy.mark, oid: copy.oid, fingerprint: copy.fingerprint });
+        for copies in mature {
+            ready.change.files.extend(copies.files);
+            ready.change.snapshots.extend(copies.marks);
+            ready.change.proposals.extend(copies.proposal);
+            ready.edits.extend(copies.edits);
         }
         let tables: BTreeSet<String> = ready.change.files.iter().map(|f| f.table.to_string()).collect();
         let (files, bytes) = (ready.change.files.len(), ready.change.files.iter().map(|f| f.bytes).sum::<u64>());

@@ -6,7 +6,7 @@
 
 use super::edit::{Edit, store_schema};
 use super::source::{Observed, mark, privacy};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
 use crate::lsn::Lsn;
@@ -47,7 +47,7 @@ impl Registry {
     /// Reads the versions that the watermark names.
     pub(crate) async fn load(store: &dyn Store, watermark: &Watermark) -> Result<Self> {
         let mut entries = BTreeMap::new();
-        for (name, table) in &watermark.tables {
+        for (name, table) in watermark.streamed() {
             let mut numbers: Vec<u32> = table.version.into_iter().chain(table.pending.iter().map(|p| p.version)).collect();
             numbers.sort_unstable();
             numbers.dedup();
@@ -63,6 +63,14 @@ impl Registry {
             entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None });
         }
         Ok(Self { entries, publication: watermark.source.publication.clone(), edits: Vec::new() })
+    }
+
+    /// The watermark as it will be once what is under way is committed, as far as tables go.
+    pub(crate) fn ahead_of(&self, watermark: &Watermark) -> Watermark {
+        let mut ahead = watermark.clone();
+        ahead.tables.retain(|_, mark| mark.mode == Mode::Snapshot);
+        ahead.tables.extend(self.entries.iter().map(|(name, entry)| (name.clone(), entry.mark.clone())));
+        ahead
     }
 
     /// Names of all streamed tables.
@@ -119,7 +127,15 @@ impl Registry {
             store_schema(store, &schema).await?;
             let (oid, fingerprint) = (table.oid, table.fingerprint.clone());
             let name = table.name.clone();
-            let mut mark = TableMark { oid, version: None, snapshot: None, fingerprint: fingerprint.clone(), pending: Vec::new() };
+            let mut mark = TableMark {
+                oid,
+                mode: Mode::Stream,
+                version: None,
+                snapshot: None,
+                fingerprint: fingerprint.clone(),
+                pending: Vec::new(),
+                content: None,
+            };
             if copy_new {
                 tracing::info!(table = %name, version, "a table joins; it is copied first");
                 let pending = Pending { version, fingerprint, since: None };
@@ -138,10 +154,7 @@ impl Registry {
             return Ok(());
         }
         let schema = entry.versions.last().cloned().ok_or_else(|| Error::bug(format!("{}: a table without a version", table.name)))?;
-        let privacy_changed = schema
-            .columns
-            .iter()
-            .any(|c| !c.dropped && (privacy.exclude.contains(&c.source) || c.hashed != privacy.hash.contains(&c.source)));
+        let privacy_changed = !schema.keeps(&privacy);
         let (reason, version) = match schema.fit_catalogue(table, &privacy) {
             _ if privacy_changed => ("the configuration's exclude or hash changed".to_owned(), None),
             Fit::Breaks(reason) => (reason, None),

@@ -6,6 +6,7 @@
 
 use super::copier::{Lake, Outcome};
 use super::pipeline::{Order, Pipeline};
+use super::proposals::{self, Found};
 use super::registry::Registry;
 use super::source::{self, Observed};
 use super::takeover::Taken;
@@ -38,6 +39,9 @@ pub(crate) enum End {
 /// How often the server is asked for its position while a certain one is waited for.
 const EAGER: Duration = Duration::from_millis(200);
 
+/// What a look brings: the source, and the copies that others propose.
+type Looked = (Observed, Vec<Found>);
+
 struct Session<'a> {
     writer: &'a mut Writer,
     stream: ReplicationStream,
@@ -48,13 +52,15 @@ struct Session<'a> {
     registry: Registry,
     targets: HashMap<u32, (Relation, Option<Target>)>,
     lake: Lake,
-    looking: Option<JoinHandle<Result<Observed>>>,
+    looking: Option<JoinHandle<Result<Looked>>>,
     look_again: bool,
     heartbeat_due: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
     wanted: Option<Lsn>,
     /// Tables that were handed to the copier, until their commit.
     copying: bool,
+    /// A proposal that was handed to the pipeline, until its commit.
+    taking: Option<Found>,
 }
 
 /// Streams until an end or an error; gives the claim back to `writer`.
@@ -85,6 +91,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         heartbeat_due: false,
         wanted: writer.target.filter(|t| *t > through),
         copying: writer.copier.busy(),
+        taking: None,
         writer,
     };
     if let Some((prepared, jobs)) = session.writer.prepared.take() {
@@ -117,6 +124,9 @@ impl Session<'_> {
         if self.registry.has_edits() {
             self.cut(true).await?;
         }
+        // Also for a run that ends at once: who handed a copy over waits for a writer.
+        let found = proposals::list(self.writer.store.as_ref()).await;
+        self.proposed(found).await?;
         loop {
             if self.caught_up() {
                 return Ok(End::CaughtUp);
@@ -165,7 +175,7 @@ impl Session<'_> {
     fn caught_up(&self) -> bool {
         let Some(target) = self.writer.target else { return false };
         let through = self.committed.borrow().position();
-        through >= target && !self.copying && self.registry.pending().is_empty()
+        through >= target && !self.copying && self.taking.is_none() && self.registry.pending().is_empty()
     }
 
     /// A new watermark stands.
@@ -174,6 +184,11 @@ impl Session<'_> {
         self.stream.acknowledge(watermark.position());
         failpoint::hit("commit.after_ack");
         self.registry.committed(&watermark);
+        if self.taking.as_ref().is_some_and(|taken| taken.proposal.is_settled(&watermark)) {
+            let path = self.taking.take().map(|taken| taken.path).unwrap_or_default();
+            proposals::remove(&self.writer.store, &path);
+            self.look(); // for the next one
+        }
     }
 
     /// Begins a look at publication and catalogue, off the loop: a slow answer must not hold the stream.
@@ -183,24 +198,57 @@ impl Session<'_> {
             return;
         }
         let (options, config, known) = (self.writer.options.clone(), self.writer.config.clone(), self.registry.names());
+        let store = Arc::clone(&self.writer.store);
         self.looking = Some(tokio::spawn(async move {
             let client = connect_sql(&options).await?;
             let tables = source::wanted(&client, &config, &known).await?;
             source::ensure_publication(&client, &config.source.publication, &tables, false).await?;
-            source::observe(&client, &config.source.publication, tables).await
+            let observed = source::observe(&client, &config.source.publication, tables).await?;
+            Ok((observed, proposals::list(store.as_ref()).await))
         }));
     }
 
-    async fn looked(&mut self, observed: Result<Observed>) -> Result<()> {
-        let observed = observed?;
+    async fn looked(&mut self, looked: Result<Looked>) -> Result<()> {
+        let (observed, found) = looked?;
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
         if self.registry.has_edits() {
             self.targets.clear();
             self.cut(true).await?;
         }
+        self.proposed(found).await?;
         if std::mem::take(&mut self.look_again) {
             self.look();
+        }
+        Ok(())
+    }
+
+    /// Takes the first proposal that fits; removes those that never will.
+    async fn proposed(&mut self, found: Vec<Found>) -> Result<()> {
+        for found in found {
+            if self.taking.is_some() {
+                return Ok(());
+            }
+            let standing = self.registry.ahead_of(&self.committed.borrow());
+            if let Err(reason) = found.proposal.judge(&standing) {
+                tracing::warn!(proposal = found.path, writer = found.proposal.writer, reason, "a proposed copy is void");
+                proposals::remove(&self.writer.store, &found.path);
+                continue;
+            }
+            tracing::info!(proposal = found.path, writer = found.proposal.writer, "taking a proposed copy in");
+            self.taking = Some(found.clone());
+            let point = found.proposal.needs();
+            self.pipeline.send(Order::Copied(found.into())).await?;
+            self.await_point(point).await?;
+        }
+        Ok(())
+    }
+
+    /// The next commit is to reach this position, as soon as the stream does.
+    async fn await_point(&mut self, point: Lsn) -> Result<()> {
+        if self.batcher.position() < point || self.batcher.moved() {
+            self.wanted = self.wanted.max(Some(point));
+            self.reach().await?;
         }
         Ok(())
     }
@@ -232,11 +280,8 @@ impl Session<'_> {
             }
             Outcome::Copied(copied) => {
                 let point = copied.mark.snapshot;
-                self.pipeline.send(Order::Copied(copied)).await?;
-                if self.batcher.position() < point || self.batcher.moved() {
-                    self.wanted = self.wanted.max(Some(point));
-                    self.reach().await?;
-                }
+                self.pipeline.send(Order::Copied(copied.into())).await?;
+                self.await_point(point).await?;
             }
             Outcome::Finished => self.copying = false,
             Outcome::Failed(error) if error.is_retry() => {

@@ -7,7 +7,7 @@ use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Result};
 use crate::lake::PublicationMark;
 use crate::lsn::Lsn;
-use crate::postgres::catalogue::{self, Table};
+use crate::postgres::catalogue::{self, Table, TableKind};
 use crate::postgres::publication::{self, Member, Publication};
 use crate::postgres::server;
 use crate::schema::version::Privacy;
@@ -73,6 +73,15 @@ pub(crate) async fn wanted(client: &Client, config: &Config, known: &BTreeSet<Ta
     Ok(tables)
 }
 
+/// Refuses a catalogue that cannot be copied whole.
+pub(crate) fn refuse_unfit_catalogue(config: &Config, table: &Table) -> Result<()> {
+    let name = &table.name;
+    if table.kind == TableKind::Other {
+        return Err(Error::source_refused(format!("{name} is no table (a view or a foreign table, perhaps) and cannot be a catalogue")));
+    }
+    refuse_hidden(config, table)
+}
+
 fn refuse_unfit(config: &Config, table: &Table) -> Result<()> {
     let name = &table.name;
     if let Err(reason) = table.streamable() {
@@ -81,6 +90,12 @@ fn refuse_unfit(config: &Config, table: &Table) -> Result<()> {
             name.sql()
         )));
     }
+    refuse_hidden(config, table)
+}
+
+/// Refuses what the configuration or a policy would hide of it.
+fn refuse_hidden(config: &Config, table: &Table) -> Result<()> {
+    let name = &table.name;
     if let Some(hidden) = privacy(config, name).exclude.iter().find(|e| table.key.contains(e)) {
         return Err(Error::config(format!("table {name}: column {hidden} belongs to the key and cannot be excluded; hash it instead")));
     }

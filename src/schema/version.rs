@@ -138,6 +138,12 @@ impl TableSchema {
         });
     }
 
+    /// Whether its columns are hidden as the configuration says now.
+    pub fn keeps(&self, privacy: &Privacy) -> bool {
+        let as_configured = |c: &SchemaColumn| !privacy.exclude.contains(&c.source) && c.hashed == privacy.hash.contains(&c.source);
+        self.columns.iter().all(|c| c.dropped || as_configured(c))
+    }
+
     /// The live column of that name at the source.
     pub fn by_source(&self, source: &str) -> Option<&SchemaColumn> {
         self.columns.iter().find(|c| !c.dropped && c.source == source)

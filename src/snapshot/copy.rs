@@ -94,11 +94,7 @@ async fn copy_table(client: &Client, job: &CopyJob, at: &Transaction, sink: &Sin
     let schema = &job.schema;
     let layout = Arc::new(schema.copy_layout());
     let width = layout.slots.len();
-    let columns: Vec<String> = schema.columns.iter().filter(|c| !c.dropped).map(|c| quote_ident(&c.source)).collect();
-    // A partitioned root's rows lie in its leaves; the children of plain inheritance are tables of their own.
-    let only = if job.kind == TableKind::Partitioned { "" } else { "ONLY " };
-    let filter = job.filter.as_ref().map(|f| format!(" WHERE {f}")).unwrap_or_default();
-    let sql = format!("COPY (SELECT {} FROM {only}{}{filter}) TO STDOUT", columns.join(", "), schema.table.sql());
+    let sql = format!("COPY ({}) TO STDOUT", select(job));
     tracing::info!(table = %schema.table, version = schema.version, snapshot = %at.commit_lsn, "copying");
     let stream = client.copy_out(&sql).await.map_err(refused)?;
     tokio::pin!(stream);
@@ -128,6 +124,15 @@ async fn copy_table(client: &Client, job: &CopyJob, at: &Transaction, sink: &Sin
     })
 }
 
+/// The query whose rows a job copies.
+pub(super) fn select(job: &CopyJob) -> String {
+    let columns: Vec<String> = job.schema.columns.iter().filter(|c| !c.dropped).map(|c| quote_ident(&c.source)).collect();
+    // A partitioned root's rows lie in its leaves; the children of plain inheritance are tables of their own.
+    let only = if job.kind == TableKind::Partitioned { "" } else { "ONLY " };
+    let filter = job.filter.as_ref().map(|f| format!(" WHERE {f}")).unwrap_or_default();
+    format!("SELECT {} FROM {only}{}{filter}", columns.join(", "), job.schema.table.sql())
+}
+
 fn open(schema: &Arc<TableSchema>, layout: &Arc<Layout>, at: &Transaction, sink: &Sink) -> Result<TableBatch> {
     TableBatch::new(Arc::clone(schema), Arc::clone(layout), date(at.commit_time_us), FileKind::Snapshot, sink.hash_key.as_ref())
 }
@@ -144,7 +149,7 @@ async fn store(mut batch: TableBatch, sink: &Sink) -> Result<DataFile> {
 }
 
 /// A COPY that the server refuses for its rights will be refused again; everything else may pass.
-fn refused(error: tokio_postgres::Error) -> Error {
+pub(super) fn refused(error: tokio_postgres::Error) -> Error {
     match error.code().map(|c| c.code()) {
         Some("42501") => Error::source_refused(
             "reading the table was refused (SELECT missing, or row level security applies to the role: give it SELECT and BYPASSRLS)",

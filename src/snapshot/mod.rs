@@ -5,9 +5,11 @@
 //! durable; the exporting connection stays silent until every worker has imported; a copy begins with the
 //! TRUNCATE row at `(S, -1)`.
 
+mod catalogue;
 mod copy;
 mod prepare;
 mod text;
 
+pub use catalogue::{content, prepare_catalogues};
 pub use copy::{Copied, CopyJob, copy_all};
 pub use prepare::{Prepared, prepare};

@@ -44,6 +44,11 @@ impl std::fmt::Debug for Prepared {
 }
 
 impl Prepared {
+    /// Sessions that share a snapshot which no slot stands at.
+    pub(super) fn without_slot(point: Lsn, time_us: i64, tables: Vec<Table>, workers: Vec<Client>, locker: Client) -> Self {
+        Self { point, time_us, tables, slot: String::new(), workers, locker, exporter: None }
+    }
+
     /// Ends the temporary slot; the workers keep what they see.
     pub async fn release_slot(&mut self) {
         if let Some(exporter) = self.exporter.take() {
@@ -67,24 +72,23 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     let slot = make_slot(&mut exporter, &name, &locker, &aux).await?;
     failpoint::hit("start.after_slot");
     for session in &sessions {
-        let import =
-            format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", slot.snapshot.replace('\'', "''"));
-        session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(e))?;
+        import(session, &slot.snapshot).await?;
     }
     failpoint::hit("start.after_import");
-    let row = locker
-        .query_one("SELECT (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8", &[])
-        .await
-        .map_err(|e| Error::retry("reading the server's clock").with_source(e))?;
-    Ok(Prepared {
-        point: slot.consistent_point,
-        time_us: row.get(0),
-        tables,
-        slot: name,
-        workers: sessions,
-        locker,
-        exporter: Some(exporter),
-    })
+    let time_us = clock_us(&locker).await?;
+    Ok(Prepared { point: slot.consistent_point, time_us, tables, slot: name, workers: sessions, locker, exporter: Some(exporter) })
+}
+
+/// Lets a session see what an exported snapshot sees.
+pub(super) async fn import(session: &Client, snapshot: &str) -> Result<()> {
+    let import = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", snapshot.replace('\'', "''"));
+    session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(e))
+}
+
+/// The server's clock, microseconds since 1970-01-01 UTC.
+pub(super) async fn clock_us(client: &Client) -> Result<i64> {
+    let sql = "SELECT (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
+    Ok(client.query_one(sql, &[]).await.map_err(|e| Error::retry("reading the server's clock").with_source(e))?.get(0))
 }
 
 /// Makes the temporary slot, which waits for every transaction that has written. One of those may in turn wait for our locks
@@ -127,7 +131,7 @@ async fn backend_pid(client: &Client) -> Result<i32> {
     Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(e))?.get(0))
 }
 
-async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> {
+pub(super) async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> {
     let doing = "locking the tables to be copied (ACCESS SHARE)";
     let pid = backend_pid(locker).await?;
     let list: Vec<String> = names.iter().map(TableName::sql).collect();

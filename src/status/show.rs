@@ -22,7 +22,7 @@ pub(super) fn document(lake: &Lake, source: &Result<Source, String>) -> Value {
         .map(|(name, mark)| {
             let files = lake.files.get(name).copied().unwrap_or_default();
             json!({
-                "table": name, "version": mark.version, "snapshot": mark.snapshot, "pending": versions(mark),
+                "table": name, "mode": mark.mode.as_str(), "version": mark.version, "snapshot": mark.snapshot, "pending": versions(mark),
                 "note": waits(mark).then_some(STANDS_STILL), "files": files.count, "rows": files.rows, "bytes": files.bytes,
             })
         })
@@ -133,7 +133,8 @@ fn slot_warning(source: &Source, name: &str) -> Option<String> {
 
 fn table_text(mark: &TableMark, files: Files) -> String {
     let version = mark.version.map_or("no version yet".to_owned(), |version| format!("version {version}"));
-    let mut text = format!("{version}, {} files, {} rows, {}", files.count, files.rows, ByteSize(files.bytes));
+    let mode = if mark.mode.is_stream() { "" } else { "catalogue, " };
+    let mut text = format!("{mode}{version}, {} files, {} rows, {}", files.count, files.rows, ByteSize(files.bytes));
     if let Some(snapshot) = mark.snapshot {
         write!(text, ", copied at {snapshot}").expect("writing to a String cannot fail");
     }

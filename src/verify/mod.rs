@@ -41,7 +41,8 @@ pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
     if watermark.through.is_none() {
         return Err(Error::lake("the lake's first start is not complete: `huella run` goes on with it"));
     }
-    let names: Vec<TableName> = if tables.is_empty() { watermark.tables.keys().cloned().collect() } else { tables.to_vec() };
+    let names: Vec<TableName> =
+        if tables.is_empty() { watermark.streamed().map(|(name, _)| name.clone()).collect() } else { tables.to_vec() };
     let cut = point::cut(config, &watermark, &names).await?;
     let watermark = cut.reached(config, store.as_ref()).await?;
     let live = commit::live(store.as_ref(), &watermark, false).await?;

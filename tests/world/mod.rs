@@ -21,6 +21,8 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) client: Client,
     pub(crate) dir: tempfile::TempDir,
+    /// For every command of this world.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 impl World {
@@ -34,7 +36,7 @@ impl World {
         let server = Server::start(&all).unwrap();
         let client = server.connect().await;
         client.batch_execute("SET search_path = public").await.unwrap();
-        Self { server, client, dir: tempfile::tempdir().unwrap() }
+        Self { server, client, dir: tempfile::tempdir().unwrap(), env: Vec::new() }
     }
 
     pub(crate) async fn sql(&self, sql: &str) {
@@ -58,7 +60,8 @@ impl World {
             .env("HUELLA_LAKE_URL", self.lake())
             .env("HUELLA_HTTP_LISTEN", "")
             .env("HUELLA_BATCH_MAX_AGE", "150ms")
-            .env("HUELLA_BATCH_HEARTBEAT", "1s");
+            .env("HUELLA_BATCH_HEARTBEAT", "1s")
+            .envs(self.env.iter().map(|(key, value)| (key, value)));
         // A test that is killed must not leave it behind.
         // SAFETY: prctl is async-signal-safe and concerns the child alone.
         unsafe {
@@ -123,7 +126,7 @@ impl World {
         assert!(confirmed <= through, "the slot was acknowledged beyond the watermark");
         let lake = self.read();
         lake.assert_exactly_once();
-        for table in lake.tables() {
+        for table in lake.streamed() {
             lake.assert_equals_source(&self.client, &table, &[]).await;
         }
     }
@@ -140,6 +143,10 @@ impl Running {
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: the child is ours and not yet reaped.
         unsafe { libc::kill(self.0.id() as i32, signal) };
+    }
+
+    pub(crate) fn ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn wait(mut self) -> Option<i32> {

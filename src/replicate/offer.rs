@@ -1,0 +1,370 @@
+//! `huella snapshot`: full copies made by a process of its own, and handed to whoever holds the lake.
+//!
+//! Owns: which tables are copied, the proposal, waiting until it is taken, taking it where nobody runs. Does not own: copying
+//! (`snapshot`), what a writer does with a proposal (`proposals`). Invariants: only a holder of the epoch moves the watermark; all tables
+//! of one call become current in one commit; a crash leaves orphans, or a whole proposal that the next writer takes or finds void.
+
+use super::edit::store_schema;
+use super::proposals::{Found, Together, remove};
+use super::registry::next_version;
+use super::source::{self, privacy};
+use super::writer::{Mode, run_until_taken};
+use crate::commit::{self, Change, FileNamer, chain_since, claim, load, put_document, random, writer_id};
+use crate::config::{Config, Mode as TableMode};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::lake::{FORMAT, Proposal, ProposedTable, Watermark, schema_path};
+use crate::lsn::CommitSeq;
+use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::fingerprint::same_rows;
+use crate::postgres::{ConnectOptions, Replication, System, connect_sql, slot};
+use crate::schema::HashKey;
+use crate::schema::version::{Fit, TableSchema};
+use crate::snapshot::{Copied, CopyJob, Prepared, content, copy_all, prepare, prepare_catalogues};
+use crate::stdout;
+use crate::store::Store;
+use crate::table_name::TableName;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_postgres::Client;
+
+/// A void proposal is made anew this often: something changed the tables each time, and a person should look.
+const ATTEMPTS: u32 = 5;
+/// How often the watermark is looked at while the writer is waited for.
+const POLL: Duration = Duration::from_millis(500);
+/// A writer that commits nothing for so many heartbeats, and holds no slot, is not there.
+const HEARTBEATS: u32 = 3;
+
+/// What is to be copied.
+struct Plan {
+    catalogues: Vec<TableName>,
+    streamed: Vec<TableName>,
+}
+
+/// How a proposal ended.
+enum Ended {
+    Taken(CommitSeq),
+    Void(String),
+}
+
+/// What all steps need.
+struct Offer<'a> {
+    config: &'a Config,
+    options: ConnectOptions,
+    store: Arc<dyn Store>,
+    hash_key: Option<HashKey>,
+    id: String,
+}
+
+/// Copies `names` (none: the tables in mode snapshot) and waits until the copies are committed; prints a line for each table.
+///
+/// # Errors
+/// `Kind::Usage` for a table that is neither configured nor in the lake; `Kind::Lake` where no first start was made; `Kind::SourceRefused`
+/// for a table that cannot be copied whole; `Kind::Retry` if its definition keeps changing.
+pub async fn snapshot(config: Config, names: &[TableName], mut stop: watch::Receiver<bool>) -> Result<()> {
+    let offer = Offer {
+        options: ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?,
+        store: crate::store::open(&config.lake.url).await?,
+        hash_key: config.hash_key.as_ref().map(|key| HashKey::new(key.expose().as_bytes())),
+        id: writer_id(),
+        config: &config,
+    };
+    let mut reason = String::new();
+    for _ in 0..ATTEMPTS {
+        let watermark = offer.standing().await?;
+        let plan = Plan::of(&config, &watermark, names)?;
+        if plan.catalogues.is_empty() && plan.streamed.is_empty() {
+            return stdout::line("no table is in mode = \"snapshot\": nothing to copy");
+        }
+        let Some(proposal) = offer.copies(&plan, &watermark).await? else { return Ok(()) };
+        let path = proposal.path(random());
+        put_document(offer.store.as_ref(), &path, proposal.to_body()).await?;
+        failpoint::hit("snapshot.after_proposal");
+        let found = Found { path, proposal };
+        match offer.hand_over(&found, watermark.seq, &mut stop).await? {
+            Ended::Taken(seq) => return found.proposal.tables.iter().try_for_each(|table| stdout::line(&copied(table, seq))),
+            Ended::Void(why) => {
+                tracing::warn!(reason = why, "the copy was void, copying anew");
+                reason = why;
+            }
+        }
+    }
+    Err(Error::retry(format!("the copies were void {ATTEMPTS} times: {reason}")))
+}
+
+fn copied(table: &ProposedTable, seq: CommitSeq) -> String {
+    let files = table.files.len();
+    format!("{}: version {}, {} rows in {files} files as of {}, commit {}", table.table, table.version, table.rows, table.snapshot, seq.0)
+}
+
+impl Plan {
+    fn of(config: &Config, watermark: &Watermark, names: &[TableName]) -> Result<Self> {
+        let mut plan = Plan { catalogues: Vec::new(), streamed: Vec::new() };
+        if names.is_empty() {
+            let catalogues = config.tables.iter().flatten().filter(|t| t.mode == TableMode::Snapshot);
+            plan.catalogues = catalogues.map(|t| t.name.clone()).collect();
+        }
+        for name in names {
+            if config.table(name).is_some_and(|t| t.mode == TableMode::Snapshot) {
+                plan.catalogues.push(name.clone());
+            } else if watermark.streamed().any(|(known, mark)| known == name && mark.version.is_some()) {
+                plan.streamed.push(name.clone());
+            } else if watermark.streamed().any(|(known, _)| known == name) {
+                return Err(Error::retry(format!("{name} waits for its first copy, which `huella run` makes")));
+            } else {
+                return Err(Error::usage(format!(
+                    "{name} is neither streamed into the lake nor configured as a catalogue ([[table]] with mode = \"snapshot\")"
+                )));
+            }
+        }
+        for list in [&mut plan.catalogues, &mut plan.streamed] {
+            list.sort();
+            list.dedup();
+        }
+        Ok(plan)
+    }
+}
+
+impl Offer<'_> {
+    /// The watermark of a lake whose first start is done.
+    async fn standing(&self) -> Result<Watermark> {
+        match load(self.store.as_ref()).await? {
+            Some((watermark, _)) if watermark.through.is_some() => Ok(watermark),
+            _ => Err(Error::lake(format!(
+                "{} has no lake yet, or its first start is not complete: `huella run` (or `huella run --until-caught-up`) makes it",
+                self.store.uri("")
+            ))),
+        }
+    }
+
+    /// Copies what is planned; `None` if nothing changed.
+    async fn copies(&self, plan: &Plan, watermark: &Watermark) -> Result<Option<Proposal>> {
+        let mut replication = Replication::connect(&self.options).await?;
+        let system = replication.identify_system().await?;
+        replication.terminate().await;
+        self.refuse_foreign(watermark, &system)?;
+        let mut tables = Vec::new();
+        if !plan.catalogues.is_empty() {
+            tables.extend(self.catalogues(&plan.catalogues, watermark).await?);
+        }
+        if !plan.streamed.is_empty() {
+            tables.extend(self.streamed(&plan.streamed, watermark).await?);
+        }
+        let (system_identifier, timeline) = (system.identifier, system.timeline);
+        Ok((!tables.is_empty()).then(|| Proposal { format: FORMAT, writer: self.id.clone(), system_identifier, timeline, tables }))
+    }
+
+    fn refuse_foreign(&self, watermark: &Watermark, system: &System) -> Result<()> {
+        if (&watermark.source.system_identifier, watermark.source.timeline) != (&system.identifier, system.timeline) {
+            return Err(Error::source_refused(format!(
+                "{} is another cluster or timeline than the lake follows: `huella run` says what to do",
+                self.options.describe()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The catalogues that changed, all as of one point.
+    async fn catalogues(&self, names: &[TableName], watermark: &Watermark) -> Result<Vec<ProposedTable>> {
+        let prepared = prepare_catalogues(&self.options, names, self.config.snapshot.workers).await?;
+        let mut jobs = Vec::new();
+        let mut offered = BTreeMap::new();
+        for name in names {
+            let table = prepared.tables.iter().find(|t| t.name == *name);
+            let table =
+                table.ok_or_else(|| Error::source_refused(format!("table {name} does not exist: correct [[table]] name, or create it")))?;
+            source::refuse_unfit_catalogue(self.config, table)?;
+            let (schema, changed) = self.catalogue_version(table, watermark).await?;
+            let job = job(schema, table);
+            let digest = content(&prepared, &job, self.hash_key.as_ref()).await?;
+            let mark = watermark.tables.get(name).filter(|m| m.mode == TableMode::Snapshot);
+            if !changed && mark.is_some_and(|m| m.snapshot.is_some() && m.content.as_ref() == Some(&digest)) {
+                stdout::line(&format!("{name}: unchanged"))?;
+                continue;
+            }
+            store_schema(self.store.as_ref(), &job.schema).await?;
+            offered.insert(name.clone(), (mark.and_then(|m| m.version), Some(digest)));
+            jobs.push(job);
+        }
+        let copied = self.copy(prepared, jobs, watermark).await?;
+        Ok(copied.into_iter().map(|c| proposed(c, TableMode::Snapshot, &offered)).collect())
+    }
+
+    /// The version that a catalogue's present shape belongs to, and whether the lake must be told of it whatever the rows say.
+    async fn catalogue_version(&self, table: &Table, watermark: &Watermark) -> Result<(TableSchema, bool)> {
+        let hidden = privacy(self.config, &table.name);
+        let mark = watermark.tables.get(&table.name).filter(|m| m.mode == TableMode::Snapshot && m.snapshot.is_some());
+        if let Some(version) = mark.and_then(|m| m.version) {
+            let known = self.schema(&table.name, version).await?;
+            if known.keeps(&hidden) {
+                match known.fit_catalogue(table, &hidden) {
+                    Fit::Same(_) => return Ok((known, false)),
+                    Fit::Extends { schema, .. } => return Ok((*schema, true)),
+                    Fit::Breaks(reason) => tracing::info!(table = %table.name, reason, "the catalogue begins a new version"),
+                }
+            }
+        }
+        Ok((TableSchema::begin(table, next_version(self.store.as_ref(), &table.name).await?, &hidden), true))
+    }
+
+    async fn schema(&self, table: &TableName, version: u32) -> Result<TableSchema> {
+        let path = schema_path(table, version);
+        let object = commit::persist("read a schema", || self.store.get(&path)).await?;
+        let body = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there")))?.body;
+        serde_json::from_slice(&body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))
+    }
+
+    /// Streamed tables, all as of one slot's consistent point, in the versions that stand.
+    async fn streamed(&self, names: &[TableName], watermark: &Watermark) -> Result<Vec<ProposedTable>> {
+        let prepared = prepare(&self.options, names, self.config.snapshot.workers).await?;
+        let client = connect_sql(&self.options).await?;
+        let observed = source::observe(&client, &self.config.source.publication, prepared.tables.clone()).await?;
+        let mut jobs = Vec::new();
+        let mut offered = BTreeMap::new();
+        for name in names {
+            let changes = |why: &str| Error::retry(format!("{name} {why}: wait until `huella run` has followed, then ask again"));
+            let table = observed.tables.get(name).ok_or_else(|| changes("is not there, or not in the publication"))?;
+            let mark = watermark.tables.get(name).ok_or_else(|| changes("is no longer in the lake"))?;
+            let Some(version) = mark.version.filter(|_| mark.pending.is_empty() && same_rows(&mark.fingerprint, &table.fingerprint)) else {
+                return Err(changes("has another definition than the lake, or is being copied"));
+            };
+            jobs.push(job(self.schema(name, version).await?, table));
+            offered.insert(name.clone(), (Some(version), None));
+        }
+        let copied = self.copy(prepared, jobs, watermark).await?;
+        Ok(copied.into_iter().map(|c| proposed(c, TableMode::Stream, &offered)).collect())
+    }
+
+    async fn copy(&self, prepared: Prepared, jobs: Vec<CopyJob>, watermark: &Watermark) -> Result<Vec<Copied>> {
+        let limit = self.config.batch.max_bytes.min(self.config.batch.memory / 6) / self.config.snapshot.workers.max(1) as u64;
+        let (sender, mut done) = mpsc::channel(1);
+        let namer = Arc::new(FileNamer::outside(watermark));
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let copying = copy_all(prepared, jobs, Arc::clone(&self.store), namer, self.hash_key.clone(), limit, sender);
+        let collecting = async {
+            let mut copied = Vec::new();
+            while let Some(table) = done.recv().await {
+                copied.push(table);
+            }
+            copied
+        };
+        let (ended, copied) = tokio::join!(copying, collecting);
+        ended.map(|()| copied)
+    }
+
+    /// Waits until a writer takes the proposal; where none runs, becomes one.
+    async fn hand_over(&self, found: &Found, seen: CommitSeq, stop: &mut watch::Receiver<bool>) -> Result<Ended> {
+        let client = connect_sql(&self.options).await?;
+        let mut said = false;
+        loop {
+            let there = commit::persist("look for the proposal", || self.store.head(&found.path)).await?.is_some();
+            // The object is removed after the commit: gone and not in the chain means void.
+            let watermark = self.standing().await?;
+            if let Some(seq) = self.taken(found, &watermark, seen).await? {
+                return Ok(Ended::Taken(seq));
+            }
+            if !there {
+                let why = found.proposal.judge(&watermark).err();
+                return Ok(Ended::Void(why.unwrap_or_else(|| "the writer removed it".to_owned())));
+            }
+            if *stop.borrow() {
+                return Err(Error::retry("asked to stop; the copies are handed over, and the next writer takes them"));
+            }
+            if !self.writer_runs(&client, &watermark).await? {
+                match self.alone(found, stop).await {
+                    Err(error) if error.kind() == Kind::Fenced => {} // a writer began: it takes it
+                    Ok(Some(ended)) => return Ok(ended),
+                    Ok(None) => {}
+                    Err(error) => return Err(error),
+                }
+            } else if !std::mem::replace(&mut said, true) {
+                tracing::info!(proposal = found.path, "the copies are handed to the writer, which takes them at its next heartbeat");
+            }
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|s| *s) => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// The commit that names the proposal, if one since `seen` does.
+    async fn taken(&self, found: &Found, watermark: &Watermark, seen: CommitSeq) -> Result<Option<CommitSeq>> {
+        let since = chain_since(self.store.as_ref(), watermark, seen).await?;
+        Ok(since.iter().find(|m| m.proposals.contains(&found.path)).map(|m| m.seq))
+    }
+
+    async fn writer_runs(&self, client: &Client, watermark: &Watermark) -> Result<bool> {
+        let slot = slot::read(client, &watermark.source.slot).await?;
+        if slot.is_some_and(|s| s.active) {
+            return Ok(true);
+        }
+        let age = chrono::DateTime::parse_from_rfc3339(&watermark.commit_time)
+            .ok()
+            .and_then(|at| chrono::Utc::now().signed_duration_since(at).to_std().ok());
+        Ok(age.is_none_or(|age| age < self.config.batch.heartbeat * HEARTBEATS))
+    }
+
+    /// Nobody runs: catalogues are committed by claiming the epoch, streamed tables by streaming until the copy's point.
+    async fn alone(&self, found: &Found, stop: &mut watch::Receiver<bool>) -> Result<Option<Ended>> {
+        if found.proposal.tables.iter().any(|t| t.mode == TableMode::Stream) {
+            tracing::info!("no writer runs: streaming until the copies' position is reached");
+            run_until_taken(self.config.clone(), Mode { until_caught_up: true, resnapshot: false }, stop.clone()).await?;
+            return Ok(None); // the next look says whether it was taken or void
+        }
+        let void = |w: &Watermark| found.proposal.judge(w);
+        let admit = |w: &Watermark| void(w).map_err(Error::retry);
+        tracing::info!("no writer runs: committing the catalogues by a claim of the lake");
+        let mut held = match claim(Arc::clone(&self.store), &self.id, admit, |_| {}).await {
+            Ok(held) => held,
+            Err(error) => {
+                return match void(&self.standing().await?) {
+                    Err(reason) => {
+                        remove(&self.store, &found.path);
+                        Ok(Some(Ended::Void(reason)))
+                    }
+                    Ok(()) => Err(error),
+                };
+            }
+        };
+        let copies = Together::from(found.clone());
+        let change = Change {
+            through: held.watermark().position(),
+            files: copies.files,
+            snapshots: copies.marks,
+            proposals: copies.proposal.into_iter().collect(),
+            reset: false,
+        };
+        held.commit(change, |watermark| copies.edits.iter().for_each(|edit| edit.apply(watermark))).await?;
+        let seq = held.watermark().seq;
+        failpoint::hit("snapshot.after_alone");
+        // The commit stands whatever becomes of the object: the next writer finds it settled.
+        if let Err(error) = self.store.delete(&found.path).await {
+            tracing::debug!(error = %error, "the settled proposal could not be removed now");
+        }
+        Ok(Some(Ended::Taken(seq)))
+    }
+}
+
+fn job(schema: TableSchema, table: &Table) -> CopyJob {
+    let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
+    CopyJob { schema: Arc::new(schema), fingerprint: table.fingerprint.clone(), kind, filter: None }
+}
+
+fn proposed(copied: Copied, mode: TableMode, offered: &BTreeMap<TableName, (Option<u32>, Option<String>)>) -> ProposedTable {
+    let (base, content) = offered.get(&copied.mark.table).cloned().unwrap_or_default();
+    ProposedTable {
+        table: copied.mark.table,
+        mode,
+        oid: copied.oid,
+        base,
+        version: copied.mark.version,
+        fingerprint: copied.fingerprint,
+        snapshot: copied.mark.snapshot,
+        rows: copied.mark.rows,
+        content,
+        files: copied.files,
+    }
+}
