@@ -111,6 +111,11 @@ impl Batcher {
         Ok(())
     }
 
+    /// Id of the transaction that is arriving.
+    pub fn xid(&self) -> Option<u32> {
+        self.arriving.as_ref().and_then(|arriving| arriving.tx.xid)
+    }
+
     /// COMMIT: what arrived belongs to the next boundary.
     pub fn commit(&mut self, commit: &Commit) -> Result<()> {
         let done = self.arriving.take().ok_or_else(|| Error::bug("COMMIT outside a transaction"))?;

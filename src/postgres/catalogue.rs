@@ -219,6 +219,12 @@ pub async fn tables_of(client: &(impl GenericClient + Sync), schema: &str) -> Re
     tables(client, &names).await
 }
 
+/// The types of columns, below all domains, for a column's declared type and modifier. Types that vanished keep their oid.
+pub async fn base_types(client: &(impl GenericClient + Sync), declared: &[(u32, i32)]) -> Result<Vec<BaseType>> {
+    let types = column_type::read(client, &declared.iter().map(|(oid, _)| *oid).collect()).await?;
+    Ok(declared.iter().map(|(oid, typmod)| column_type::base(&types, *oid, *typmod)).collect())
+}
+
 async fn oids(client: &(impl GenericClient + Sync), names: &[TableName]) -> Result<Vec<u32>> {
     let sql = "SELECT c.oid FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS w(schema, name)
                  JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema

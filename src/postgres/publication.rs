@@ -137,6 +137,10 @@ async fn execute(client: &(impl GenericClient + Sync), doing: &str, sql: &str) -
             let said = e.as_db_error().map(|db| db.message().to_owned()).unwrap_or_default();
             Err(Error::source_refused(format!("{doing}: {said}. Let the tables' owner, or a superuser, run: {sql};")))
         }
+        // Dropped or renamed since it was listed: the next look lists anew.
+        Err(e) if is(&e, &SqlState::UNDEFINED_TABLE) || is(&e, &SqlState::INVALID_SCHEMA_NAME) => {
+            Err(Error::retry(format!("{doing}: a table went away meanwhile")).with_source(e))
+        }
         Err(e) => Err(failed(doing, e)),
     }
 }

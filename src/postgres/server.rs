@@ -7,6 +7,7 @@ use super::slot::lsn;
 use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
@@ -157,6 +158,39 @@ pub async fn flush_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
 /// Where the next WAL record will be.
 pub async fn insert_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
     position(client, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text").await
+}
+
+/// Longest wait for a committed transaction to become visible: it takes microseconds, on a starved server milliseconds.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
+/// Pause between two looks.
+const VISIBLE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits until a transaction that the stream has sent is visible to queries. The server streams a commit as soon as its WAL is written,
+/// which is before it leaves the list of running transactions: until then the catalogue still shows what was before it.
+///
+/// # Errors
+/// `Kind::Retry` if it does not become visible.
+pub async fn await_visible(client: &(impl GenericClient + Sync), xid: u32) -> Result<()> {
+    // The stream has 32 bits of the id; it lies less than 2^31 transactions back.
+    let sql = "SELECT pg_catalog.pg_xact_status((CASE WHEN near.id > near.next THEN near.id - 4294967296 ELSE near.id END)::text::pg_catalog.xid8)
+                 FROM (SELECT (now.next >> 32 << 32) | $1 AS id, now.next
+                         FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::pg_catalog.int8 AS next) now) near";
+    let begun = Instant::now();
+    loop {
+        let rows = client.query_typed(sql, &[(&i64::from(xid), Type::INT8)]).await;
+        let rows = rows.map_err(|e| failed("waiting for a streamed transaction to become visible", e))?;
+        let status: Option<String> = rows.first().and_then(|row| row.get(0));
+        if status.as_deref() != Some("in progress") {
+            return Ok(());
+        }
+        if begun.elapsed() >= VISIBLE_WITHIN {
+            return Err(Error::retry(format!(
+                "transaction {xid} was streamed and is still not visible after {} s",
+                VISIBLE_WITHIN.as_secs()
+            )));
+        }
+        tokio::time::sleep(VISIBLE_PAUSE).await;
+    }
 }
 
 async fn position(client: &(impl GenericClient + Sync), sql: &str) -> Result<Lsn> {

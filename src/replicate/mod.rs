@@ -14,6 +14,7 @@ mod registry;
 mod session;
 mod source;
 mod takeover;
+mod wire;
 mod writer;
 
 pub use offer::snapshot;

@@ -6,6 +6,7 @@
 
 use super::edit::{Edit, store_schema};
 use super::source::{Observed, mark, privacy};
+use super::wire;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
@@ -19,6 +20,7 @@ use crate::store::Store;
 use crate::table_name::TableName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tokio_postgres::Client;
 
 /// A table with its versions: the current one and those that wait, the newest last.
 #[derive(Debug)]
@@ -241,6 +243,7 @@ impl Registry {
     pub(crate) async fn route(
         &mut self,
         store: &dyn Store,
+        client: &Client,
         config: &Config,
         name: &TableName,
         relation: &Relation,
@@ -274,14 +277,26 @@ impl Registry {
                 Fit::Breaks(reason) => why = reason,
             }
         }
-        // A new version needs the catalogue; if that is ahead of the stream already, these rows are superseded by the copy.
         let table = table.ok_or_else(|| Error::retry(format!("{name}: {why}, and the table is no longer in the catalogue")))?;
-        self.begin(store, config, table, None, None, &why).await?;
-        let schema = self.entries[name].versions.last().cloned().ok_or_else(|| Error::bug("a version was just begun"))?;
-        match schema.fit_relation(&relation, Some(table), &privacy) {
-            Fit::Same(layout) | Fit::Extends { layout, .. } => Ok((schema, Arc::new(layout))),
-            Fit::Breaks(reason) => Err(Error::retry(format!("{name}: the shape on the wire is older than the catalogue's ({reason})"))),
+        let ahead = matches!(TableSchema::begin(table, 0, &privacy).fit_relation(&relation, Some(table), &privacy), Fit::Breaks(_));
+        if ahead {
+            // The catalogue has gone on: these rows get a version of their own, of the shape they were sent in, which a copy of the
+            // present shape supersedes. Nothing waits for a shape that never comes back.
+            let then = wire::table(client, &relation, table).await?;
+            self.begin(store, config, &then, None, None, &format!("{why}; the stream is behind the catalogue there")).await?;
         }
+        let schema = if ahead { self.newest(name)? } else { None };
+        self.begin(store, config, table, None, None, &why).await?;
+        let schema = schema.or(self.newest(name)?).ok_or_else(|| Error::bug("a version was just begun"))?;
+        match schema.fit_relation(&relation, Some(table).filter(|_| !ahead), &privacy) {
+            Fit::Same(layout) | Fit::Extends { layout, .. } => Ok((schema, Arc::new(layout))),
+            Fit::Breaks(reason) => Err(Error::bug(format!("{name}: a version was begun for a shape that does not fit it ({reason})"))),
+        }
+    }
+
+    fn newest(&self, name: &TableName) -> Result<Option<Arc<TableSchema>>> {
+        let entry = self.entries.get(name).ok_or_else(|| Error::bug(format!("{name} is not replicated")))?;
+        Ok(entry.versions.last().cloned())
     }
 
     /// Changes that go with the next piece.

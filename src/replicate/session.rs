@@ -17,8 +17,11 @@ use crate::failpoint;
 use crate::lake::Watermark;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Envelope, Message, Relation};
-use crate::postgres::{Event, Frames, ReplicationStream, catalogue, connect_sql};
+use crate::postgres::catalogue::Table;
+use crate::postgres::{Event, Frames, ReplicationStream, catalogue, connect_sql, server};
+use crate::schema::version::{Layout, TableSchema};
 use crate::snapshot::prepare;
+use crate::table_name::TableName;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,6 +232,10 @@ impl Session<'_> {
             if self.taking.is_some() {
                 return Ok(());
             }
+            if found.proposal.is_settled(&self.committed.borrow()) {
+                proposals::remove(&self.writer.store, &found.path); // committed before, perhaps by a predecessor
+                continue;
+            }
             let standing = self.registry.ahead_of(&self.committed.borrow());
             if let Err(reason) = found.proposal.judge(&standing) {
                 tracing::warn!(proposal = found.path, writer = found.proposal.writer, reason, "a proposed copy is void");
@@ -378,17 +385,24 @@ impl Session<'_> {
                 None
             }
             Some(name) => {
+                if let Some(xid) = self.batcher.xid() {
+                    server::await_visible(&self.client, xid).await?;
+                }
                 let tables = catalogue::tables(&self.client, std::slice::from_ref(&name)).await?;
                 let publication = &self.writer.config.source.publication;
                 let mut observed = source::observe(&self.client, publication, tables.clone()).await?;
                 let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
-                let store = self.writer.store.clone();
-                let (schema, layout) = self.registry.route(store.as_ref(), &self.writer.config, &name, &relation, table.as_ref()).await?;
+                let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
                 Some(self.batcher.register(schema, layout))
             }
         };
         self.targets.insert(relation.id, (relation, target));
         Ok(())
+    }
+
+    async fn route(&mut self, name: &TableName, relation: &Relation, table: Option<&Table>) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
+        let store = self.writer.store.clone();
+        self.registry.route(store.as_ref(), &self.client, &self.writer.config, name, relation, table).await
     }
 
     /// Ends: cuts what is complete, commits, acknowledges, and gives the claim back.

@@ -1,0 +1,52 @@
+//! A table as the stream describes it, where the catalogue has gone on already.
+//!
+//! Owns: putting a RELATION message and the catalogue together. Invariant: cells are read by the types that they were sent with; what only
+//! the catalogue knows (positions of columns, a key under FULL) comes from there as far as it still holds.
+
+use crate::error::Result;
+use crate::pgoutput::{Relation, RelationColumn, ReplicaIdentity};
+use crate::postgres::catalogue::{self, Column, Table};
+use tokio_postgres::Client;
+
+/// `now` with the columns and the key of `relation`; without a fingerprint, for the catalogue never shows it again.
+pub(crate) async fn table(client: &Client, relation: &Relation, now: &Table) -> Result<Table> {
+    let unknown: Vec<&RelationColumn> = relation.columns.iter().filter(|c| known(now, c).is_none()).collect();
+    let declared: Vec<(u32, i32)> = unknown.iter().map(|c| (c.type_oid, c.typmod)).collect();
+    let mut types = catalogue::base_types(client, &declared).await?.into_iter();
+    let mut table = now.clone();
+    table.fingerprint = String::new();
+    table.columns = relation
+        .columns
+        .iter()
+        .map(|wire| match known(now, wire) {
+            Some(column) => Some(column.clone()),
+            None => Some(Column {
+                attnum: 0,
+                name: wire.name.clone(),
+                type_oid: wire.type_oid,
+                typmod: wire.typmod,
+                base: types.next()?,
+                not_null: false,
+                has_missing: false,
+                has_default: false,
+                generated: false,
+                identity: false,
+                selectable: true,
+            }),
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| crate::error::Error::bug("fewer types than columns"))?;
+    table.key = match relation.identity {
+        ReplicaIdentity::Default | ReplicaIdentity::Index => relation.columns.iter().filter(|c| c.key).map(|c| c.name.clone()).collect(),
+        // Not told on the wire: the present one, if the columns were there.
+        ReplicaIdentity::Full | ReplicaIdentity::Nothing => {
+            let there = now.key.iter().all(|key| relation.columns.iter().any(|c| c.name == *key));
+            if there { now.key.clone() } else { Vec::new() }
+        }
+    };
+    Ok(table)
+}
+
+fn known<'a>(now: &'a Table, wire: &RelationColumn) -> Option<&'a Column> {
+    now.columns.iter().find(|c| !c.generated && c.name == wire.name && (c.type_oid, c.typmod) == (wire.type_oid, wire.typmod))
+}
