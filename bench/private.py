@@ -43,7 +43,7 @@ class Server:
             self.port = probe.getsockname()[1]
         self._run("initdb", "-N", "-A", "trust", "-U", "postgres", "--locale=C", "-E", "UTF8", "-D", data)
         # fsync off: the source's disk is not what is measured. wal_sender_timeout stays as it is: without one the server looks for
-        # replies after every row, which costs it half as much again.
+        # replies after every row.
         wanted = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off", "wal_level": "logical",
             "max_wal_size": "32GB", "shared_buffers": "256MB", "autovacuum": "off", "max_locks_per_transaction": 256,
