@@ -1,7 +1,8 @@
 //! Encoding sealed rows as Parquet.
 //!
 //! Owns: writer properties (zstd, data page v1, statistics, dictionaries where they pay) and footer metadata.
-//! Invariant: the order of rows is kept. CPU-bound: called off the async threads.
+//! Invariants: the order of rows is kept; one column is encoded at a time, because each one that is open holds a
+//! compressor and its pages. CPU-bound: called off the async threads.
 
 use super::table::SealedTable;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::arrow_writer::{ArrowWriterOptions, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -62,9 +63,7 @@ pub fn encode(table: &SealedTable) -> Result<EncodedFile> {
         }
     }
     let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), table.rows.schema(), options).map_err(broken)?;
-    writer.write(&table.rows).map_err(broken)?;
-    let body = writer.into_inner().map_err(broken)?;
+    let body = by_column(&table.rows, options).map_err(broken)?;
     Ok(EncodedFile {
         table: table.schema.table.clone(),
         version: table.schema.version,
@@ -74,6 +73,23 @@ pub fn encode(table: &SealedTable) -> Result<EncodedFile> {
         kind: table.kind,
         body: body.into(),
     })
+}
+
+/// The file: one row group, written column by column.
+fn by_column(rows: &RecordBatch, options: ArrowWriterOptions) -> Result<Vec<u8>, parquet::errors::ParquetError> {
+    let writer = ArrowWriter::try_new_with_options(Vec::new(), rows.schema(), options)?;
+    let (mut file, columns) = writer.into_serialized_writer()?;
+    let columns = columns.create_column_writers(0)?;
+    let mut group = file.next_row_group()?;
+    // Every type of ours is flat: a field has one leaf.
+    for ((mut column, field), array) in columns.into_iter().zip(rows.schema_ref().fields()).zip(rows.columns()) {
+        for leaf in compute_leaves(field, array)? {
+            column.write(&leaf)?;
+        }
+        column.close()?.append_to_row_group(&mut group)?;
+    }
+    group.close()?;
+    file.into_inner()
 }
 
 /// Whether values repeat: at most half of a sample's are distinct. A dictionary of unique values costs time and is thrown away.

@@ -18,6 +18,7 @@ mod reader;
 mod replication;
 pub mod server;
 pub mod slot;
+mod socket;
 mod sql;
 mod sql_error;
 mod status;

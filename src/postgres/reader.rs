@@ -7,6 +7,7 @@
 
 use super::error::{DbError, from_io, protocol};
 use super::frames::{COPY_DATA_TAG, Event, Frames, HEADER_BYTES, ServerNotice, payload_bytes};
+use super::socket::Quiet;
 use super::status::Schedule;
 use super::transport::Transport;
 use crate::error::{Error, Result};
@@ -25,17 +26,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, Write
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-/// Chunks that wait for the consumer: one that it can take at once, one behind it.
-pub(super) const QUEUE_CHUNKS: usize = 2;
+/// Chunks that wait for the consumer: one that it can take at once; the one behind it waits in the reader. More would
+/// hold more of a flood of huge frames, and the kernel's buffer waits as well.
+pub(super) const QUEUE_CHUNKS: usize = 1;
 /// A chunk is handed over when this much is held, or when the socket has nothing more.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Room below which a new buffer is taken: small reads are what makes an eager reader slow.
 const READ_BYTES_MIN: usize = 64 << 10;
 /// PostgreSQL's own limit of a message is 1 GiB.
 const FRAME_BYTES_MAX: usize = 1 << 30;
-/// After the socket was drained: how long the server may gather more. An eager reader makes it do several
-/// system calls a row; with this pause it sends many rows at once. Latency is not touched: what there was has
-/// been handed over before the pause.
+/// After the socket was drained: how long more may gather, unheard. Every arrival that is waited for costs both sides
+/// more than a row does. Latency is hardly touched: what there was has been handed over before the pause, and a
+/// socket that stayed empty over it is waited on again.
 const GATHER: Duration = Duration::from_millis(2);
 /// A status update goes out this many times within the server's `wal_sender_timeout`.
 const UPDATES_PER_TIMEOUT: u32 = 4;
@@ -83,6 +85,8 @@ enum Happened {
 pub(super) struct Reader {
     read: ReadHalf<Transport>,
     write: WriteHalf<Transport>,
+    /// On from each successful read until one finds nothing.
+    quiet: Quiet,
     /// Begins at a frame's first byte.
     buf: BytesMut,
     /// Size of the frame at the beginning of `buf`, as far as known.
@@ -114,12 +118,14 @@ impl Reader {
     ) -> Self {
         let every = wal_sender_timeout.map_or(setup.status_every, |timeout| setup.status_every.min(timeout / UPDATES_PER_TIMEOUT));
         let schedule = Schedule::new(every, setup.ask_after, setup.silence_max, Instant::now());
+        let quiet = transport.quiet();
         let (read, write) = tokio::io::split(transport);
         let mut buf = BytesMut::with_capacity(CHUNK_BYTES.max(rest.len()));
         buf.extend_from_slice(&rest);
         Self {
             read,
             write,
+            quiet,
             buf,
             frame_bytes: HEADER_BYTES,
             events: VecDeque::new(),
@@ -162,7 +168,7 @@ impl Reader {
                 () = sleep_until(wake_at) => Happened::Clock,
                 room = self.to_consumer.reserve(), if !reading => Happened::Room(room.is_ok()),
                 () = sleep_until(gather_until.unwrap_or(now)), if reading && gather_until.is_some() => Happened::Gathered,
-                filled = fill(&mut self.read, &mut self.buf, self.frame_bytes), if reading && gather_until.is_none() => {
+                filled = fill(&mut self.read, &mut self.quiet, &mut self.buf, self.frame_bytes), if reading && gather_until.is_none() => {
                     Happened::Filled(filled)
                 }
             };
@@ -187,6 +193,7 @@ impl Reader {
                 }
                 Happened::Gathered => gather_until = None,
                 Happened::Filled(filled) => {
+                    self.quiet.begin(CHUNK_BYTES);
                     if matches!(filled, Ok(Filled::Drained)) {
                         gather_until = Some(Instant::now() + GATHER);
                     }
@@ -355,9 +362,9 @@ async fn send(write: &mut WriteHalf<Transport>, out: &mut BytesMut) -> io::Resul
     write.flush().await
 }
 
-/// Reads until a chunk, or the frame at the beginning of `buf`, is held, or the socket has nothing more.
-/// Cancel-safe. Not subject to tokio's budget, which would look like a drained socket; it is bounded itself.
-async fn fill(read: &mut ReadHalf<Transport>, buf: &mut BytesMut, frame_bytes: usize) -> io::Result<Filled> {
+/// Reads until a chunk, or the frame at the beginning of `buf`, is held, or the socket has nothing more. Only with
+/// nothing at all does it wait, and then it hears of every byte. Cancel-safe. Not subject to tokio's budget, which would look like a drained socket; it is bounded itself.
+async fn fill(read: &mut ReadHalf<Transport>, quiet: &mut Quiet, buf: &mut BytesMut, frame_bytes: usize) -> io::Result<Filled> {
     let want = frame_bytes.max(CHUNK_BYTES);
     let mut got = false;
     tokio::task::unconstrained(poll_fn(|cx| {
@@ -368,6 +375,7 @@ async fn fill(read: &mut ReadHalf<Transport>, buf: &mut BytesMut, frame_bytes: u
             let mut room = ReadBuf::uninit(buf.spare_capacity_mut());
             match Pin::new(&mut *read).poll_read(cx, &mut room) {
                 Poll::Pending if got => return Poll::Ready(Ok(Filled::Drained)),
+                Poll::Pending if quiet.end() => continue,
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(result) => result?,
             }

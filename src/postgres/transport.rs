@@ -5,6 +5,7 @@
 
 use super::error::from_io;
 use super::options::{ConnectOptions, Host, SslMode};
+use super::socket::{Quiet, TcpSocket};
 use super::{error, tls};
 use crate::error::{Error, Kind, Result};
 use bytes::BytesMut;
@@ -37,9 +38,9 @@ pub(super) struct Transport {
 }
 
 enum Io {
-    Tcp(TcpStream),
+    Tcp(TcpSocket),
     Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpSocket>>),
 }
 
 /// Whether TLS is asked for in this attempt.
@@ -115,13 +116,22 @@ impl Transport {
         Self { io: Io::Unix(stream), end_point: None }
     }
 
+    /// A switch for the socket's wake-ups. A Unix socket has none: its low-water mark holds nothing back.
+    pub(super) fn quiet(&self) -> Quiet {
+        match &self.io {
+            Io::Tcp(socket) => socket.quiet(),
+            Io::Tls(stream) => stream.get_ref().0.quiet(),
+            Io::Unix(_) => Quiet::default(),
+        }
+    }
+
     /// Whether the connection is encrypted.
     pub(super) fn is_encrypted(&self) -> bool {
         matches!(self.io, Io::Tls(_))
     }
 }
 
-async fn connect_tcp(options: &ConnectOptions, name: &str) -> Result<TcpStream> {
+async fn connect_tcp(options: &ConnectOptions, name: &str) -> Result<TcpSocket> {
     let started = Instant::now();
     let addresses: Vec<SocketAddr> = match options.hostaddr {
         Some(address) => vec![SocketAddr::new(address, options.port())],
@@ -140,7 +150,7 @@ async fn connect_tcp(options: &ConnectOptions, name: &str) -> Result<TcpStream> 
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(socket) => {
                 tune(&socket).map_err(|e| from_io(e, format!("cannot set the options of the socket to {address}")))?;
-                return Ok(socket);
+                return Ok(TcpSocket::new(socket));
             }
             Err(e) => {
                 failures.push(format!("{address}: {e}"));
@@ -163,7 +173,7 @@ fn tune(socket: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
-async fn negotiate(options: &ConnectOptions, name: &str, mut socket: TcpStream) -> Result<Transport> {
+async fn negotiate(options: &ConnectOptions, name: &str, mut socket: TcpSocket) -> Result<Transport> {
     let io_error = |e| from_io(e, "asking the server for TLS");
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
