@@ -62,7 +62,11 @@ impl Server {
         let mut process = self.process.lock().unwrap();
         // SAFETY: the child is ours and not yet reaped.
         unsafe { libc::kill(process.id() as i32, signal) };
-        process.wait().unwrap();
+        let limit = Instant::now() + Duration::from_secs(60);
+        while process.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < limit, "the server does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Starts the server that was stopped, on the same port.
