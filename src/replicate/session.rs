@@ -50,6 +50,8 @@ struct Session<'a> {
     lake: Lake,
     looking: Option<JoinHandle<Result<Observed>>>,
     look_again: bool,
+    /// The stream told of a newer shape than the look under way may have seen.
+    look_outdated: bool,
     heartbeat_due: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
     wanted: Option<Lsn>,
@@ -82,6 +84,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         lake,
         looking: None,
         look_again: false,
+        look_outdated: false,
         heartbeat_due: false,
         wanted: writer.target.filter(|t| *t > through),
         copying: writer.copier.busy(),
@@ -210,6 +213,12 @@ impl Session<'_> {
 
     async fn looked(&mut self, observed: Result<Observed>) -> Result<()> {
         let observed = observed?;
+        // What it saw may be older than what the registry knows by now: comparing would turn the shape back, and begin a version for it.
+        if std::mem::take(&mut self.look_outdated) {
+            self.look_again = false;
+            self.look();
+            return Ok(());
+        }
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
         if self.registry.has_edits() {
@@ -357,6 +366,7 @@ impl Session<'_> {
                 let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
                 let store = self.writer.store.clone();
                 let (schema, layout) = self.registry.route(store.as_ref(), &self.writer.config, &name, &relation, table.as_ref()).await?;
+                self.look_outdated |= self.looking.is_some() && self.registry.has_edits();
                 Some(self.batcher.register(schema, layout))
             }
         };
