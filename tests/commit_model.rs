@@ -244,6 +244,7 @@ impl World {
             Step::New => moved("reads the watermark", Step::Claim, &|world| world.writers[by].current = true),
             Step::Claim => self.write(by, Request::Claim, next),
             Step::ClaimReadBack if writer.owns => moved("finds its claim", Step::Read, &|world| world.claimed(by)),
+            // The program goes back to waiting for the slot if another claim was in between: a part of these histories.
             Step::ClaimReadBack => moved("claims again", Step::Claim, &|world| world.writers[by].current = true),
             Step::Read => {
                 for end in writer.position + 1..=TRANSACTIONS {

@@ -58,7 +58,7 @@ pub async fn create(store: Arc<dyn Store>, watermark: Watermark) -> Result<Optio
 }
 
 /// Takes the lake over: writes `epoch + 1` with our name, and `edit` applied. `admit` judges each watermark
-/// that is read (again) before it is replaced.
+/// that is read (again) before it is replaced. A claim by somebody else meanwhile means that the slot is his: `Kind::Retry`.
 pub async fn claim(
     store: Arc<dyn Store>,
     writer: &str,
@@ -66,13 +66,27 @@ pub async fn claim(
     edit: impl Fn(&mut Watermark),
 ) -> Result<Held> {
     let mut pauses = backon::BackoffBuilder::build(super::back_off());
+    let mut tried: Option<Watermark> = None;
     loop {
         let Some((found, generation)) = load(store.as_ref()).await? else {
             return Err(Error::lake("watermark.json is gone: restore it, or begin a new lake with another lake.url"));
         };
+        if let Some(tried) = &tried {
+            // Ambiguous: only what stands there now counts. A late landing of this attempt makes the next one fail, and is found then.
+            if found == *tried {
+                return Ok(Held::new(store, found, generation));
+            }
+            if found.epoch >= tried.epoch {
+                return Err(Error::retry(format!(
+                    "writer {} took the lake over with epoch {} while this one was about to: the slot is its own now",
+                    found.writer, found.epoch.0
+                )));
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(super::RETRY_LONGEST)).await;
+        }
         admit(&found)?;
-        let mut next = found.clone();
-        next.epoch = Epoch(found.epoch.0 + 1);
+        let mut next = found;
+        next.epoch = Epoch(next.epoch.0 + 1);
         next.writer = writer.to_owned();
         edit(&mut next);
         failpoint::hit("claim.before_cas");
@@ -82,14 +96,7 @@ pub async fn claim(
                 return Ok(Held::new(store, next, generation));
             }
             Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
-            Err(StoreError::Precondition { .. } | StoreError::Trouble { .. }) => {}
+            Err(StoreError::Precondition { .. } | StoreError::Trouble { .. }) => tried = Some(next),
         }
-        // Ambiguous: only what stands there now counts. A late landing of this attempt makes the next one fail.
-        if let Some((now, generation)) = load(store.as_ref()).await?
-            && now == next
-        {
-            return Ok(Held::new(store, next, generation));
-        }
-        tokio::time::sleep(pauses.next().unwrap_or(super::RETRY_LONGEST)).await;
     }
 }

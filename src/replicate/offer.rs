@@ -274,7 +274,10 @@ impl Offer<'_> {
             }
             if !self.writer_runs(&client, &watermark).await? {
                 match self.alone(found, stop).await {
-                    Err(error) if error.kind() == Kind::Fenced => {} // a writer began: it takes it
+                    // A writer began meanwhile: it takes it.
+                    Err(error) if error.kind() == Kind::Fenced || error.is_retry() => {
+                        tracing::debug!(error = %error.full(), "not alone any more")
+                    }
                     Ok(Some(ended)) => return Ok(ended),
                     Ok(None) => {}
                     Err(error) => return Err(error),

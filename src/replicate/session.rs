@@ -12,13 +12,13 @@ use super::source::{self, Observed};
 use super::takeover::Taken;
 use super::writer::Writer;
 use crate::batch::{Batcher, Target};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::lake::Watermark;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Envelope, Message, Relation};
 use crate::postgres::catalogue::Table;
-use crate::postgres::{Event, Frames, ReplicationStream, catalogue, connect_sql, server};
+use crate::postgres::{Event, Frames, ReplicationStream, catalogue, connect_sql, server, sqlstate};
 use crate::schema::version::{Layout, TableSchema};
 use crate::snapshot::prepare;
 use crate::table_name::TableName;
@@ -57,6 +57,8 @@ struct Session<'a> {
     lake: Lake,
     looking: Option<JoinHandle<Result<Looked>>>,
     look_again: bool,
+    /// The stream told of a newer shape than the look under way may have seen.
+    look_outdated: bool,
     heartbeat_due: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
     wanted: Option<Lsn>,
@@ -91,6 +93,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         lake,
         looking: None,
         look_again: false,
+        look_outdated: false,
         heartbeat_due: false,
         wanted: writer.target.filter(|t| *t > through),
         copying: writer.copier.busy(),
@@ -163,15 +166,32 @@ impl Session<'_> {
                 }
                 _ = eager.tick(), if self.wanted.is_some() => self.stream.request_keepalive(),
                 // Data last: everything above is rare and quick.
-                event = self.stream.next() => match event? {
-                    Some(Event::Frames(frames)) => self.frames(&frames).await?,
-                    Some(Event::Notice(notice)) => {
+                event = self.stream.next() => match event {
+                    Err(error) => return Err(self.explained(error).await),
+                    Ok(Some(Event::Frames(frames))) => self.frames(&frames).await?,
+                    Ok(Some(Event::Notice(notice))) => {
                         tracing::warn!(severity = %notice.severity, sqlstate = %notice.sqlstate, "the server says: {}", notice.message);
                         self.look();
                     }
-                    None => return Err(Error::retry("the server ended the stream")),
+                    Ok(None) => return Err(Error::retry("the server ended the stream")),
                 },
             }
+        }
+    }
+
+    /// Up to 17 the stream ends with SQLSTATE 42704 where a change was written while there was no publication of the name; again and again.
+    async fn explained(&self, error: Error) -> Error {
+        if sqlstate(&error) != Some("42704") {
+            return error;
+        }
+        let name = &self.writer.config.source.publication;
+        match source::observe(&self.client, name, Vec::new()).await {
+            Err(told) if told.kind() == Kind::Source => told,
+            _ => Error::source_refused(format!(
+                "publication {name:?} is there, and was not when changes were written that are still to be sent: they cannot be decoded. \
+                 Run `huella run --resnapshot`: it makes the slot anew and copies every table; history is kept"
+            ))
+            .with_source(error),
         }
     }
 
@@ -213,6 +233,12 @@ impl Session<'_> {
 
     async fn looked(&mut self, looked: Result<Looked>) -> Result<()> {
         let (observed, found) = looked?;
+        // What it saw may be older than what the registry knows by now: comparing would turn the shape back, and begin a version for it.
+        if std::mem::take(&mut self.look_outdated) {
+            self.look_again = false;
+            self.look();
+            return Ok(());
+        }
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
         if self.registry.has_edits() {
@@ -326,11 +352,12 @@ impl Session<'_> {
     async fn frames(&mut self, frames: &Frames) -> Result<()> {
         for frame in frames.iter() {
             match pgoutput::envelope(frame).map_err(undecodable)? {
-                Envelope::Keepalive { wal_end, .. } => {
+                Envelope::Keepalive { wal_end, reply_requested, .. } => {
                     self.batcher.keepalive(wal_end);
-                    if self.heartbeat_due && !self.batcher.in_transaction() {
+                    // A server that shuts down asks, and waits until all that it has sent is confirmed: age and heartbeat would hold it up.
+                    if (self.heartbeat_due || reply_requested) && !self.batcher.in_transaction() {
                         self.heartbeat_due = false;
-                        if self.batcher.moved() && self.batcher.oldest().is_none() {
+                        if self.batcher.moved() && (reply_requested || self.batcher.oldest().is_none()) {
                             self.cut(true).await?;
                         }
                     }
@@ -393,6 +420,7 @@ impl Session<'_> {
                 let mut observed = source::observe(&self.client, publication, tables.clone()).await?;
                 let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
                 let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
+                self.look_outdated |= self.looking.is_some() && self.registry.has_edits();
                 Some(self.batcher.register(schema, layout))
             }
         };

@@ -41,9 +41,20 @@ pub(crate) fn mark(name: &str, publication: &Publication) -> PublicationMark {
     }
 }
 
+/// What the server is. A standby passes: behind the address of a source that fails over it is promoted in a moment.
+pub(crate) async fn primary(client: &Client) -> Result<server::ServerInfo> {
+    let info = server::info(client).await?;
+    if info.in_recovery {
+        return Err(Error::retry(
+            "the server is a standby (in recovery), which cannot be followed until it is promoted; if it will not be, use the primary's address in source.url",
+        ));
+    }
+    Ok(info)
+}
+
 /// The server's settings that nothing can be done without.
 pub(crate) async fn check_server(client: &Client) -> Result<server::ServerInfo> {
-    let info = server::info(client).await?;
+    let info = primary(client).await?;
     if info.wal_level != "logical" {
         return Err(Error::source_refused(format!(
             "wal_level is {}: set wal_level = logical (ALTER SYSTEM SET wal_level = 'logical') and restart the server",
@@ -56,12 +67,16 @@ pub(crate) async fn check_server(client: &Client) -> Result<server::ServerInfo> 
     Ok(info)
 }
 
-/// Tables that are to be streamed: those configured, or all of schema public that have a key. `known` are those streamed before.
+/// Tables that are to be streamed: those configured, or all of schema public that have a key. `known` are those streamed before:
+/// one of them that has lost its key is refused by name, not left behind.
 pub(crate) async fn wanted(client: &Client, config: &Config, known: &BTreeSet<TableName>) -> Result<Vec<Table>> {
-    let names: Vec<TableName> = match &config.tables {
-        Some(tables) => tables.iter().filter(|t| t.mode == TableMode::Stream).map(|t| t.name.clone()).collect(),
-        None => catalogue::tables_with_key(client, "public").await?,
+    let Some(configured) = &config.tables else {
+        let mut tables = catalogue::tables_of(client, "public").await?;
+        tables.retain(|table| table.streamable().is_ok() || known.contains(&table.name));
+        tables.iter().try_for_each(|table| refuse_unfit(config, table))?;
+        return Ok(tables);
     };
+    let names: Vec<TableName> = configured.iter().filter(|t| t.mode == TableMode::Stream).map(|t| t.name.clone()).collect();
     let tables = catalogue::tables(client, &names).await?;
     for name in &names {
         match tables.iter().find(|t| t.name == *name) {

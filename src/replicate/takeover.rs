@@ -3,12 +3,13 @@
 //! Owns: waiting for a slot in use, the refusals that compare slot, server and watermark. Invariants: the lake is
 //! claimed only by who holds the slot; until then nothing is acknowledged; a hole is refused, never passed over.
 
+use super::source::primary;
 use super::writer::Writer;
 use crate::commit::{claim, load};
 use crate::error::{Error, Result};
 use crate::lake::Watermark;
 use crate::lsn::Lsn;
-use crate::postgres::{ConnectOptions, Replication, ReplicationStream, StreamSetup, System, connect_sql, server, slot, sqlstate};
+use crate::postgres::{ConnectOptions, Replication, ReplicationStream, StreamSetup, System, connect_sql, slot, sqlstate};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -63,7 +64,7 @@ async fn standing(writer: &Writer) -> Result<Watermark> {
 
 async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream, u32)> {
     let source = &writer.config.source;
-    let info = server::info(client).await?;
+    let info = primary(client).await?;
     let timeout = match info.wal_sender_timeout_ms {
         0 => DEFAULT_SENDER_TIMEOUT,
         ms => Duration::from_millis(ms.unsigned_abs()),

@@ -6,6 +6,7 @@
 use super::copier::Copier;
 use super::establish::{Established, establish};
 use super::session::{self, End};
+use super::source;
 use super::takeover::{Taken, take_over};
 use crate::commit::Held;
 use crate::config::Config;
@@ -135,6 +136,7 @@ async fn attempt(writer: &mut Writer, until_caught_up: bool, resnapshot: &mut bo
 async fn ready(writer: &mut Writer, until_caught_up: bool, resnapshot: &mut bool) -> Result<Taken> {
     if until_caught_up && writer.target.is_none() {
         let client = connect_sql(&writer.options).await?;
+        source::primary(&client).await?;
         writer.target = Some(server::flush_lsn(&client).await?);
     }
     if writer.held.is_none() {

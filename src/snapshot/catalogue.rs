@@ -5,7 +5,7 @@
 //! whenever its rows differ; the digest depends on what reaches the lake, not on the rows' order.
 
 use super::copy::{CopyJob, refused, select};
-use super::prepare::{self, Prepared, lock};
+use super::prepare::{self, BEGIN, Prepared, lock};
 use crate::error::{Error, Result};
 use crate::postgres::catalogue;
 use crate::postgres::{ConnectOptions, connect_sql, server};
@@ -22,16 +22,18 @@ use tokio_postgres::Client;
 pub async fn prepare_catalogues(options: &ConnectOptions, names: &[TableName], workers: usize) -> Result<Prepared> {
     let aux = connect_sql(options).await?;
     let locker = connect_sql(options).await?;
-    lock(&locker, &aux, names).await?;
+    lock(&locker, &aux, names, "BEGIN READ ONLY").await?;
     let first = connect_sql(options).await?;
     let doing = "taking the catalogues' snapshot";
     let failed = |e| Error::retry(doing).with_source(e);
-    first.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
+    // As for streamed tables, each session has locks of its own. None of them needs a snapshot, so the first query takes it.
+    lock(&first, &aux, names, BEGIN).await?;
     let row = first.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await.map_err(failed)?;
     let snapshot: String = row.get(0);
     let mut sessions = vec![first];
     for _ in 1..workers.min(names.len()).max(1) {
         let session = connect_sql(options).await?;
+        lock(&session, &aux, names, BEGIN).await?;
         prepare::import(&session, &snapshot).await?;
         sessions.push(session);
     }

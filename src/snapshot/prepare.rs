@@ -1,7 +1,8 @@
 //! From table names to sessions that all see the database at one consistent point.
 //!
-//! Owns: ACCESS SHARE locks, the temporary slot, importing. Invariant: the order lock, slot, import; without the
-//! locks a rewriting ALTER between S and COPY gives no rows, silently.
+//! Owns: ACCESS SHARE locks, the temporary slot, importing. Invariants: the order lock, slot, import; without the
+//! locks a rewriting ALTER between S and COPY gives no rows, silently; who copies never asks for a lock that it does not hold already.
+//! The session that exports the snapshot has no way to be sent a command: whoever has it can end it, no more.
 
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -65,7 +66,12 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     for _ in 0..workers.max(1) {
         sessions.push(connect_sql(options).await?);
     }
-    lock(&locker, &aux, names).await?;
+    lock(&locker, &aux, names, "BEGIN READ ONLY").await?;
+    // Each worker has locks of its own from the beginning: a COPY that had to ask for one now would wait behind a statement that waits
+    // for the locker, which waits for the COPY. (LOCK TABLE is the one statement that may come before a snapshot is imported.)
+    for session in &sessions {
+        lock(session, &aux, names, BEGIN).await?;
+    }
     let tables = catalogue::tables(&locker, names).await?;
     let mut exporter = Replication::connect(options).await?;
     let name = format!("huella_copy_{}_{:08x}", std::process::id(), crate::commit::random() as u32);
@@ -79,9 +85,12 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     Ok(Prepared { point: slot.consistent_point, time_us, tables, slot: name, workers: sessions, locker, exporter: Some(exporter) })
 }
 
-/// Lets a session see what an exported snapshot sees.
+/// What each session that copies begins with.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// Lets a session, locks in hand, see what an exported snapshot sees.
 pub(super) async fn import(session: &Client, snapshot: &str) -> Result<()> {
-    let import = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", snapshot.replace('\'', "''"));
+    let import = format!("SET TRANSACTION SNAPSHOT '{}'", snapshot.replace('\'', "''"));
     session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(e))
 }
 
@@ -131,15 +140,15 @@ async fn backend_pid(client: &Client) -> Result<i32> {
     Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(e))?.get(0))
 }
 
-pub(super) async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> {
+/// Begins a transaction that holds the locks.
+pub(super) async fn lock(locker: &Client, aux: &Client, names: &[TableName], begin: &str) -> Result<()> {
     let doing = "locking the tables to be copied (ACCESS SHARE)";
     let pid = backend_pid(locker).await?;
     let list: Vec<String> = names.iter().map(TableName::sql).collect();
     if list.is_empty() {
-        return locker.batch_execute("BEGIN READ ONLY").await.map_err(|e| Error::retry(doing).with_source(e));
+        return locker.batch_execute(begin).await.map_err(|e| Error::retry(doing).with_source(e));
     }
-    let sql =
-        format!("SET lock_timeout = '{}ms'; BEGIN READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE", LOCK_WAIT.as_millis(), list.join(", "));
+    let sql = format!("SET lock_timeout = '{}ms'; {begin}; LOCK TABLE {} IN ACCESS SHARE MODE", LOCK_WAIT.as_millis(), list.join(", "));
     let locking = locker.batch_execute(&sql);
     tokio::pin!(locking);
     let mut blockers = Vec::new();

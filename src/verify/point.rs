@@ -37,29 +37,29 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Cut {
     /// The snapshot holds exactly the transactions that committed below it.
     pub(super) point: Lsn,
-    /// A read-only transaction on the snapshot.
+    /// A read-only transaction on the snapshot, which holds the tables' locks.
     pub(super) client: Client,
     /// The tables that exist.
     pub(super) tables: Vec<Table>,
     /// For questions outside of the snapshot.
     control: Client,
-    /// Holds the tables' locks.
-    _locks: Client,
 }
 
 /// Cuts the source.
 pub(super) async fn cut(config: &Config, watermark: &Watermark, names: &[TableName]) -> Result<Cut> {
     let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
     let control = connect_sql(&options).await?;
-    let locks = connect_sql(&options).await?;
+    let client = connect_sql(&options).await?;
     let tables = catalogue::tables(&control, names).await?;
     let list: Vec<String> = tables.iter().map(|table| table.name.sql()).collect();
-    let mut sql = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';");
+    // The session that reads holds the locks: one that asked for them later would wait behind a DDL that waits for the locks.
+    let mut sql = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';"
+    );
     if !list.is_empty() {
         sql.push_str(&format!(" LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", ")));
     }
-    locks.batch_execute(&sql).await.map_err(|e| from_sql(e, "locking the tables against changes of their definitions"))?;
-    let client = connect_sql(&options).await?;
+    client.batch_execute(&sql).await.map_err(|e| from_sql(e, "locking the tables against changes of their definitions"))?;
     let mut exporter = Replication::connect(&options).await?;
     let system = exporter.identify_system().await?;
     if system.identifier != watermark.source.system_identifier {
@@ -71,16 +71,13 @@ pub(super) async fn cut(config: &Config, watermark: &Watermark, names: &[TableNa
         Err(_) => Err(waits_for(&control).await),
     };
     exporter.terminate().await;
-    Ok(Cut { point: point?, client, tables, control, _locks: locks })
+    Ok(Cut { point: point?, client, tables, control })
 }
 
 async fn import(exporter: &mut Replication, client: &Client) -> Result<Lsn> {
     let random = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), std::process::id());
     let exported = exporter.create_temporary_slot(&format!("huella_verify_{random:016x}")).await?;
-    let sql = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; SET LOCAL statement_timeout = 0",
-        exported.snapshot.replace('\'', "''")
-    );
+    let sql = format!("SET TRANSACTION SNAPSHOT '{}'", exported.snapshot.replace('\'', "''"));
     client.batch_execute(&sql).await.map_err(|e| from_sql(e, "taking the snapshot over"))?;
     Ok(exported.consistent_point)
 }

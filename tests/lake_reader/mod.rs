@@ -358,6 +358,22 @@ fn canonical(pg_type: &str, text: &str) -> String {
     }
 }
 
+/// Schema and table of a name in the lake's documents: cut at the first dot, parts that need it in double quotes.
+fn parts(table: &str) -> (String, String) {
+    let unquoted = |part: &str| match part.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"').unwrap().replace("\"\"", "\""),
+        None => part.to_owned(),
+    };
+    let mut inside = false;
+    let quoted = table.starts_with('"');
+    let cut = table.char_indices().find(|(_, c)| {
+        inside ^= quoted && *c == '"';
+        *c == '.' && !inside
+    });
+    let (schema, name) = table.split_at(cut.unwrap().0);
+    (unquoted(schema), unquoted(&name[1..]))
+}
+
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -370,14 +386,15 @@ async fn query(source: &Client, sql: &str) -> Vec<Vec<Option<String>>> {
 
 /// The source's rows: generated columns, which no replication carries, left out; arrays as JSON.
 async fn source_rows(source: &Client, table: &str) -> Vec<Cells> {
-    let (schema, name) = table.split_once('.').unwrap();
-    let from = format!("{}.{}", quoted(schema), quoted(name));
+    let (schema, name) = parts(table);
+    let relation = format!("{}.{}", quoted(&schema), quoted(&name));
     let pins = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'";
     source.batch_execute(pins).await.unwrap();
     let catalogue = format!(
         "SELECT attname, pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1), t.typcategory FROM pg_catalog.pg_attribute a
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-         WHERE attrelid = '{from}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
+         WHERE attrelid = '{}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
+        relation.replace('\'', "''")
     );
     let columns: Vec<(String, String, bool)> = query(source, &catalogue)
         .await
@@ -386,7 +403,10 @@ async fn source_rows(source: &Client, table: &str) -> Vec<Cells> {
         .collect();
     let list: Vec<String> =
         columns.iter().map(|(name, _, array)| if *array { format!("to_json({})", quoted(name)) } else { quoted(name) }).collect();
-    let rows = query(source, &format!("SELECT {} FROM {from}", list.join(", "))).await;
+    // A partitioned table's rows are those of its leaves; the heirs of plain inheritance are tables of their own.
+    let root = format!("SELECT relkind FROM pg_catalog.pg_class WHERE oid = '{}'::regclass", relation.replace('\'', "''"));
+    let only = if query(source, &root).await[0][0].as_deref() == Some("p") { "" } else { "ONLY " };
+    let rows = query(source, &format!("SELECT {} FROM {only}{relation}", list.join(", "))).await;
     rows.into_iter()
         .map(|row| columns.iter().zip(row).map(|((name, pg, _), cell)| (name.clone(), cell.map(|text| canonical(pg, &text)))).collect())
         .collect()

@@ -4,13 +4,14 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
 
 pub(crate) struct Server {
-    process: Child,
+    process: Mutex<Child>,
     pub(crate) port: u16,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// `HUELLA_PG_BIN`, else the newest PostgreSQL of the system.
@@ -52,9 +53,46 @@ impl Server {
         for (key, value) in settings {
             writeln!(conf, "{key} = '{value}'").unwrap();
         }
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let process = command(&bin.join("postgres")).arg("-D").arg(&data).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Some(Self { process, port, _dir: dir })
+        Some(Self { process: Mutex::new(spawn(dir.path())), port, dir })
+    }
+
+    /// Ends the server: SIGINT is a fast shutdown, SIGQUIT an immediate one, after which it recovers as from a crash.
+    #[allow(dead_code)] // each test crate uses a part
+    pub(crate) fn stop(&self, signal: i32) {
+        let mut process = self.process.lock().unwrap();
+        // SAFETY: the child is ours and not yet reaped.
+        unsafe { libc::kill(process.id() as i32, signal) };
+        let limit = Instant::now() + Duration::from_secs(60);
+        while process.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < limit, "the server does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts the server that was stopped, on the same port.
+    #[allow(dead_code)]
+    pub(crate) fn begin_again(&self) {
+        *self.process.lock().unwrap() = spawn(self.dir.path());
+    }
+
+    /// Copies the data directory of the stopped server aside.
+    #[allow(dead_code)]
+    pub(crate) fn back_up(&self) {
+        let copied = Command::new("cp").arg("-a").arg(self.dir.path().join("data")).arg(self.dir.path().join("backup")).status();
+        assert!(copied.unwrap().success());
+    }
+
+    /// Puts the copy in the place of the stopped server's data directory.
+    #[allow(dead_code)]
+    pub(crate) fn restore(&self) {
+        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+        std::fs::rename(self.dir.path().join("backup"), self.dir.path().join("data")).unwrap();
+    }
+
+    /// The stopped server is to begin again as a standby, which can be promoted to a new timeline.
+    #[allow(dead_code)]
+    pub(crate) fn become_standby(&self) {
+        std::fs::write(self.dir.path().join("data/standby.signal"), "").unwrap();
     }
 
     /// A session as `postgres`, once the server answers.
@@ -64,7 +102,12 @@ impl Server {
 
     /// A session as `user`, with the settings that the program pins.
     pub(crate) async fn connect_as(&self, user: &str) -> Client {
-        let text = format!("host=127.0.0.1 port={} user={user} dbname=postgres", self.port);
+        self.connect_to("postgres", user).await
+    }
+
+    /// The same in another database.
+    pub(crate) async fn connect_to(&self, database: &str, user: &str) -> Client {
+        let text = format!("host=127.0.0.1 port={} user={user} dbname={database}", self.port);
         let limit = Instant::now() + Duration::from_secs(30);
         loop {
             match tokio_postgres::connect(&text, NoTls).await {
@@ -78,6 +121,12 @@ impl Server {
             }
         }
     }
+}
+
+fn spawn(dir: &Path) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
+    let bin = bin_dir().expect("the cluster was made with it");
+    command(&bin.join("postgres")).arg("-D").arg(dir.join("data")).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 fn nobody() -> Option<u32> {
@@ -95,8 +144,11 @@ fn nobody() -> Option<u32> {
 impl Drop for Server {
     fn drop(&mut self) {
         // Immediate shutdown (SIGQUIT); nothing of it is kept. setpriv has become the server: the pid is the same.
-        // SAFETY: the child is ours and not yet reaped.
-        unsafe { libc::kill(self.process.id() as i32, libc::SIGQUIT) };
-        let _ = self.process.wait();
+        let process = self.process.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if process.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // SAFETY: the child is ours and not yet reaped.
+            unsafe { libc::kill(process.id() as i32, libc::SIGQUIT) };
+            let _ = process.wait();
+        }
     }
 }
