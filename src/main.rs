@@ -47,7 +47,7 @@ fn start(cli: Cli) -> Result<()> {
 async fn command(command: Command, config: Config) -> Result<()> {
     match command {
         Command::Run(asked) => run(config, Mode { until_caught_up: asked.until_caught_up, resnapshot: asked.resnapshot }).await,
-        Command::Check => huella::check::command::run(&config).await,
+        Command::Check(asked) => huella::check::command::run(&config, asked.json).await,
         Command::Status(asked) => huella::status::run(&config, asked.json).await,
         Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
         Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,

@@ -7,6 +7,7 @@
 mod copier;
 mod edit;
 mod establish;
+mod membership;
 mod pipeline;
 mod registry;
 mod session;

@@ -5,7 +5,9 @@
 //! committed; what changed without a message is copied anew.
 
 use super::edit::{Edit, store_schema};
-use super::source::{Observed, mark, privacy};
+use super::membership::mark;
+use super::source::{Observed, privacy};
+use crate::batch::Torn;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
@@ -26,6 +28,8 @@ struct Entry {
     mark: TableMark,
     versions: Vec<Arc<TableSchema>>,
     table: Option<Table>,
+    /// Columns that never arrive, as they were told last.
+    unlisted: Vec<String>,
 }
 
 impl Entry {
@@ -60,7 +64,7 @@ impl Registry {
                     serde_json::from_slice(&body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))?;
                 versions.push(Arc::new(schema));
             }
-            entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None });
+            entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None, unlisted: Vec::new() });
         }
         Ok(Self { entries, publication: watermark.source.publication.clone(), edits: Vec::new() })
     }
@@ -72,7 +76,7 @@ impl Registry {
 
     /// Compares with the source as it is now; what changed becomes edits and copies.
     pub(crate) async fn compare(&mut self, store: &dyn Store, config: &Config, observed: &Observed, copy_new: bool) -> Result<()> {
-        let now = mark(&config.source.publication, &observed.publication);
+        let now = mark(config, &observed.publication);
         let before = self.publication.clone();
         if let Some(before) = &before
             && before.oid != now.oid
@@ -89,6 +93,7 @@ impl Registry {
                     b.tables.get(name) != now.tables.get(name) || (now.tables.get(name) == Some(&(0, 0)) && b.schemas != now.schemas)
                 });
             self.compare_table(store, config, table, edited.then_some(observed.position), copy_new).await?;
+            self.tell_unlisted(config, observed, name);
         }
         if before.as_ref() != Some(&now) {
             self.publication = Some(now.clone());
@@ -101,6 +106,54 @@ impl Registry {
             self.edits.push(Edit::Forget(name));
         }
         Ok(())
+    }
+
+    /// Says once of each column that it never arrives.
+    fn tell_unlisted(&mut self, config: &Config, observed: &Observed, name: &TableName) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let now = observed.unlisted.get(name).map(|unlisted| unlisted.columns.clone()).unwrap_or_default();
+        if let Some(unlisted) = observed.unlisted.get(name).filter(|_| now != entry.unlisted) {
+            let columns = unlisted.columns.join(",");
+            if config.table(name).is_some_and(|table| table.exclude_at_source) {
+                tracing::warn!(table = %name, columns, mend = unlisted.mend, "columns stay at the source that the configuration does not exclude: name them under exclude, or let them through");
+            } else {
+                tracing::info!(table = %name, columns, "the publication's column list leaves columns out");
+            }
+        }
+        entry.unlisted = now;
+    }
+
+    /// Whether the publication's membership of a table is the one that was last compared; if not, the next look decides what is copied.
+    pub(crate) fn knows(&self, config: &Config, observed: &Observed, name: &TableName) -> bool {
+        let now = mark(config, &observed.publication);
+        self.publication.as_ref().is_some_and(|known| {
+            (known.oid, known.xmin, &known.schemas) == (now.oid, now.xmin, &now.schemas) && known.tables.get(name) == now.tables.get(name)
+        })
+    }
+
+    /// A row came without all of its values: only a copy behind its transaction has them.
+    pub(crate) async fn torn(&mut self, store: &Arc<dyn Store>, config: &Config, torn: &Torn) -> Result<()> {
+        let Some(entry) = self.entries.get_mut(&torn.table) else { return Ok(()) };
+        let Some((table, version)) = entry.table.clone().zip(entry.versions.last().cloned()) else {
+            return Err(Error::bug(format!("{}: rows of a table that was not looked at", torn.table)));
+        };
+        let since = Some(Lsn(torn.commit_lsn.0 + 1));
+        match entry.mark.pending.last_mut() {
+            // One copy makes up for all of them; it has to lie behind the last one.
+            Some(pending) if pending.version == version.version && pending.since.is_some() => {
+                if pending.since < since {
+                    pending.since = since;
+                    let (pending, oid) = (pending.clone(), entry.mark.oid);
+                    self.edits.push(Edit::Pending { table: torn.table.clone(), oid, pending });
+                }
+                Ok(())
+            }
+            _ => {
+                let reason = "an UPDATE of a key brought a row into the publication's row filter, and its large values that did not change were not \
+                              sent (REPLICA IDENTITY FULL would send them)";
+                self.begin(store.as_ref(), config, &table, Some(version), since, reason).await
+            }
+        }
     }
 
     async fn compare_table(
@@ -129,7 +182,7 @@ impl Registry {
                 mark.version = Some(version);
                 self.edits.push(Edit::Adopted { table: name.clone(), oid, version, fingerprint });
             }
-            self.entries.insert(name, Entry { mark, versions: vec![Arc::new(schema)], table: Some(table.clone()) });
+            self.entries.insert(name, Entry { mark, versions: vec![Arc::new(schema)], table: Some(table.clone()), unlisted: Vec::new() });
             return Ok(());
         };
         entry.table = Some(table.clone());
@@ -305,7 +358,7 @@ impl Registry {
     }
 
     /// The job of copying a table as it is under the lock; `None` if its shape is not the pending one (the next comparison will see that).
-    pub(crate) fn job(&self, locked: &Table) -> Option<CopyJob> {
+    pub(crate) fn job(&self, locked: &Table, filter: Option<String>) -> Option<CopyJob> {
         let entry = self.entries.get(&locked.name)?;
         let pending = entry.mark.pending.last()?;
         let schema = entry.versions.iter().find(|v| v.version == pending.version)?;
@@ -313,7 +366,7 @@ impl Registry {
             schema: Arc::clone(schema),
             fingerprint: pending.fingerprint.clone(),
             kind: if locked.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary },
-            filter: None,
+            filter,
         })
     }
 }

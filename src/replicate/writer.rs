@@ -78,9 +78,6 @@ pub async fn run(config: Config, mode: Mode, mut stop: watch::Receiver<bool>) ->
         target: None,
     };
     for table in writer.config.tables.iter().flatten() {
-        if table.exclude_at_source {
-            tracing::warn!(table = %table.name, "exclude_at_source has no effect yet: excluded columns are dropped in the decoder");
-        }
         if table.mode == TableMode::Snapshot {
             tracing::warn!(table = %table.name, "mode = \"snapshot\" has no effect yet: the table is not copied");
         }

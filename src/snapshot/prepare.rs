@@ -7,8 +7,10 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Table};
-use crate::postgres::{ConnectOptions, ExportedSlot, Replication, connect_sql, server, slot};
+use crate::postgres::error::screened;
+use crate::postgres::{ConnectOptions, ExportedSlot, Replication, connect_sql, publication, server, slot};
 use crate::table_name::TableName;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -44,6 +46,14 @@ impl std::fmt::Debug for Prepared {
 }
 
 impl Prepared {
+    /// The publication's row filters of the locked tables, by oid. Read behind the consistent point: a filter that changes later has a
+    /// publication row that changed later, and so asks for a copy behind this one. Read by the session that holds the locks, because
+    /// printing a filter takes the table's lock again, and behind a waiting ALTER only its holder gets that.
+    pub async fn filters(&self, publication: &str) -> Result<BTreeMap<u32, String>> {
+        let oids: Vec<u32> = self.tables.iter().map(|table| table.oid).collect();
+        publication::filters(&self.locker, publication, &oids).await
+    }
+
     /// Ends the temporary slot; the workers keep what they see.
     pub async fn release_slot(&mut self) {
         if let Some(exporter) = self.exporter.take() {
@@ -69,13 +79,13 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     for session in &sessions {
         let import =
             format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", slot.snapshot.replace('\'', "''"));
-        session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(e))?;
+        session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(screened(e)))?;
     }
     failpoint::hit("start.after_import");
     let row = locker
         .query_one("SELECT (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8", &[])
         .await
-        .map_err(|e| Error::retry("reading the server's clock").with_source(e))?;
+        .map_err(|e| Error::retry("reading the server's clock").with_source(screened(e)))?;
     Ok(Prepared {
         point: slot.consistent_point,
         time_us: row.get(0),
@@ -124,7 +134,7 @@ async fn make_slot(exporter: &mut Replication, name: &str, locker: &Client, aux:
 
 async fn backend_pid(client: &Client) -> Result<i32> {
     let row = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
-    Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(e))?.get(0))
+    Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(screened(e)))?.get(0))
 }
 
 async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> {
@@ -132,7 +142,7 @@ async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> 
     let pid = backend_pid(locker).await?;
     let list: Vec<String> = names.iter().map(TableName::sql).collect();
     if list.is_empty() {
-        return locker.batch_execute("BEGIN READ ONLY").await.map_err(|e| Error::retry(doing).with_source(e));
+        return locker.batch_execute("BEGIN READ ONLY").await.map_err(|e| Error::retry(doing).with_source(screened(e)));
     }
     let sql =
         format!("SET lock_timeout = '{}ms'; BEGIN READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE", LOCK_WAIT.as_millis(), list.join(", "));
@@ -146,8 +156,8 @@ async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> 
                 let state = e.code().map(|c| c.code().to_owned()).unwrap_or_default();
                 match state.as_str() {
                     "55P03" => Error::retry(format!("{doing}: waited {} s for {}", LOCK_WAIT.as_secs(), blockers.join("; "))),
-                    "42501" | "42P01" | "3F000" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(e),
-                    _ => Error::retry(doing).with_source(e),
+                    "42501" | "42P01" | "3F000" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(screened(e)),
+                    _ => Error::retry(doing).with_source(screened(e)),
                 }
             }),
             () = tokio::time::sleep(REPORT_EVERY) => {
