@@ -109,7 +109,8 @@ fn cause(session: Session, text: &str, io: Option<io::ErrorKind>, sqlstate: Opti
     }
     match sqlstate {
         Some("28P01") => Cause::Password,
-        Some("28000") if says(&["pg_hba.conf"]) => Cause::NoHbaLine,
+        // The server's own words: ours, around them, name the file for every 28000.
+        Some("28000") if says(&["no pg_hba.conf entry", "pg_hba.conf rejects"]) => Cause::NoHbaLine,
         Some("28000") => Cause::NoRole,
         Some("3D000") => Cause::NoDatabase,
         Some("42501") if session == Session::Replication => Cause::NoReplicationRight,

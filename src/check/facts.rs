@@ -62,6 +62,7 @@ pub(super) fn table(name: &str) -> Table {
         columns: vec![column(1, "id", 23), column(2, "note", 25)],
         key: vec!["id".into()],
         leaves: Vec::new(),
+        ancestors: Vec::new(),
         row_security: false,
         fingerprint: "f".into(),
         rows_estimate: 10,

@@ -11,7 +11,9 @@ use crate::postgres::publication::{Member, Publication, PublishedTable, relist_s
 pub(super) fn judge(wanted: &Wanted, facts: &Facts, known: Option<&Known>) -> Vec<Finding> {
     let Some(publication) = &facts.publication else { return Vec::new() };
     let one = |(table_wanted, table): (&WantedTable, &Table)| {
-        let published = publication.tables.get(&table.name)?;
+        let Some(published) = publication.tables.get(&table.name) else {
+            return Some(Vec::from_iter(under_another_name(table, publication)));
+        };
         let ours = known.and_then(|known| known.lists.get(&table.name)).filter(|list| list.row == (published.oid, published.xmin));
         let exclusion = Exclusion {
             at_source: table_wanted.exclude_at_source,
@@ -20,6 +22,7 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts, known: Option<&Known>) -> Ve
         };
         let mut findings = filter(table, published);
         findings.extend(partitions(table, publication));
+        findings.extend(under_another_name(table, publication));
         findings.extend(identity(table, published));
         findings.extend(list(wanted, facts, publication, table, published, &exclusion));
         Some(findings)
@@ -62,6 +65,14 @@ fn partitions(table: &Table, publication: &Publication) -> Option<Finding> {
         format!("partitions have row filters or column lists of their own, which a copy of the root cannot honour: {}", names(&leaves));
     let mend = "set publish_via_partition_root, or take the partitions out of the publication";
     (!leaves.is_empty()).then(|| Finding::problem("partition-narrowed", &table.name, text).mend(mend))
+}
+
+/// With the root option the rows of a partition come under the topmost member's name.
+fn under_another_name(table: &Table, publication: &Publication) -> Option<Finding> {
+    let root = publication.sent_under(table)?;
+    let text = format!("the publication sends its rows under the name of {root}, a table above it: `huella run` refuses that");
+    let mend = format!("name {root} in the configuration instead, or take it out of the publication");
+    Some(Finding::problem("partition-of-a-member", &table.name, text).mend(mend))
 }
 
 fn identity(table: &Table, published: &PublishedTable) -> Option<Finding> {
@@ -186,6 +197,18 @@ mod tests {
         both.via_root = false;
         facts.publication = Some(both);
         assert!(problems(judge(&wanted(&[]), &facts, None))[0].text.contains("public.p_1"));
+    }
+
+    #[test]
+    fn a_partition_whose_rows_come_under_a_members_name_is_a_problem() {
+        let root = partitioned("p");
+        let mut leaf = table("p_1");
+        leaf.ancestors = vec![root.oid];
+        let mut facts = facts(&[leaf]);
+        facts.publication = Some(publication(std::slice::from_ref(&root)));
+        assert_eq!(problems(judge(&wanted(&[]), &facts, None))[0].code, "partition-of-a-member");
+        facts.publication.as_mut().unwrap().via_root = false;
+        assert_eq!(judge(&wanted(&[]), &facts, None), []);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use super::columns::{Fit, fit};
 use super::{Facts, WantedTable, names};
 use crate::postgres::catalogue::{Column, ReplicaIdentity, Table};
+use crate::schema::LakeType;
 use crate::schema::version::{Privacy, TableSchema};
 use crate::table_name::TableName;
 use serde::Serialize;
@@ -46,7 +47,7 @@ pub struct ColumnPlan {
     /// Name in the lake, if it goes there.
     pub lake_column: Option<String>,
     /// Type in the lake.
-    pub lake_type: Option<String>,
+    pub lake_type: Option<&'static str>,
     /// Values that the lake's type cannot hold: they go to `_exceptions`.
     pub exceptions: Option<&'static str>,
     #[serde(skip)]
@@ -98,7 +99,7 @@ fn one(wanted: &WantedTable, table: &Table, facts: &Facts) -> TablePlan {
             source_type: column.base.name.clone(),
             fate: fate(column),
             lake_column: lake.map(|lake| lake.name.clone()),
-            lake_type: lake.map(|lake| lake.lake_type.to_string()),
+            lake_type: lake.map(|lake| parquet_name(lake.lake_type)),
             exceptions: if let Some(Fit::Exceptions(which)) = fit { Some(which) } else { None },
             becomes_text: fit == Some(Fit::Text),
         }
@@ -121,6 +122,23 @@ fn one(wanted: &WantedTable, table: &Table, facts: &Facts) -> TablePlan {
     }
 }
 
+/// The contract's name of a lake type.
+fn parquet_name(lake_type: LakeType) -> &'static str {
+    match lake_type {
+        LakeType::Boolean => "BOOLEAN",
+        LakeType::Int64 => "INT64",
+        LakeType::Float => "FLOAT",
+        LakeType::Double => "DOUBLE",
+        LakeType::Decimal38_9 => "DECIMAL(38,9)",
+        LakeType::Decimal76_38 => "DECIMAL(76,38)",
+        LakeType::String => "STRING",
+        LakeType::Binary => "BINARY",
+        LakeType::Date => "DATE",
+        LakeType::Timestamp => "TIMESTAMP(us, UTC)",
+        LakeType::DateTime => "TIMESTAMP(us)",
+    }
+}
+
 impl TablePlan {
     /// Its columns of this fate.
     pub(super) fn of(&self, fate: Fate) -> Vec<&str> {
@@ -132,7 +150,7 @@ impl TablePlan {
         let mode = if self.mode == "stream" { "streamed" } else { "a catalogue, copied whole" };
         let key = if self.key.is_empty() { "no key".to_owned() } else { format!("key {}", self.key.join(", ")) };
         let mut types = BTreeMap::<&str, usize>::new();
-        self.columns.iter().filter_map(|c| c.lake_type.as_deref()).for_each(|name| *types.entry(name).or_default() += 1);
+        self.columns.iter().filter_map(|c| c.lake_type).for_each(|name| *types.entry(name).or_default() += 1);
         let count: usize = types.values().sum();
         let types: Vec<String> = types.iter().map(|(name, count)| format!("{count} {name}")).collect();
         let mut line = format!("{mode}, {key}, identity {}, {count} columns in the lake ({})", self.identity, types.join(", "));

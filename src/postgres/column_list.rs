@@ -84,6 +84,7 @@ mod tests {
             columns: columns.iter().enumerate().map(column).collect(),
             key: vec!["id".into()],
             leaves: Vec::new(),
+            ancestors: Vec::new(),
             row_security: false,
             fingerprint: String::new(),
             rows_estimate: -1,

@@ -4,6 +4,7 @@
 //! means (`replicate`), what is refused (`check`). Invariants: reading locks no table (the view `pg_publication_tables` and
 //! `pg_get_expr` do; only [`filters`] uses the latter); a statement that the role may not run is handed to the owner verbatim.
 
+use super::catalogue::Table;
 use super::server;
 use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
@@ -91,6 +92,15 @@ impl Member {
     fn sql(&self) -> String {
         let columns = self.columns.as_ref().map(|columns| columns.iter().map(|c| quote_ident(c)).collect::<Vec<_>>().join(", "));
         format!("ONLY {}{}", self.table.sql(), columns.map(|list| format!(" ({list})")).unwrap_or_default())
+    }
+}
+
+impl Publication {
+    /// The member under whose name the table's rows are sent instead of its own, if there is one: with the root option the topmost
+    /// partitioned table above it that is a member.
+    pub fn sent_under(&self, table: &Table) -> Option<&TableName> {
+        let above = |published: &PublishedTable| table.ancestors.contains(&published.relid);
+        self.tables.iter().find(|(_, published)| self.via_root && above(published)).map(|(name, _)| name)
     }
 }
 

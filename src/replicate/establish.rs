@@ -254,6 +254,7 @@ async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken:
         let path = crate::lake::schema_path(&table.name, newest);
         let object = crate::commit::persist("read a schema", || writer.store.get(&path)).await?;
         if let Some(schema) = object.and_then(|o| serde_json::from_slice::<TableSchema>(&o.body).ok())
+            && schema.honours(&hidden, table)
             && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_))
         {
             return Ok(schema);

@@ -10,7 +10,7 @@ use crate::lake::{ListMark, PublicationMark};
 use crate::postgres::catalogue::Table;
 use crate::postgres::column_list::{Exclusion, member, relisted};
 use crate::postgres::publication::{self, Publication};
-use crate::table_name::TableName;
+use crate::table_name::{TableName, quote_ident};
 use tokio_postgres::Client;
 
 /// What the configuration says of a table's columns; `before` is what the lake remembers of the publication.
@@ -60,6 +60,15 @@ pub(crate) async fn ensure(
     };
     if found.all_tables || !found.schemas.is_empty() {
         refuse_without_lists(config, tables)?;
+    }
+    if let Some((table, root)) = tables.iter().find_map(|table| Some((table, found.sent_under(table)?))) {
+        return Err(Error::source_refused(format!(
+            "publication {name:?} sends the rows of {} under the name of {root}, a table above it: name {root} under [[table]] instead, or \
+             ALTER PUBLICATION {} DROP TABLE ONLY {}",
+            table.name,
+            quote_ident(name),
+            root.sql()
+        )));
     }
     let missing: Vec<_> = tables.iter().filter(|t| !found.tables.contains_key(&t.name)).map(new).collect();
     if !missing.is_empty() {

@@ -187,14 +187,11 @@ impl Registry {
         };
         entry.table = Some(table.clone());
         let newest = entry.newest_fingerprint().to_owned();
-        if !edited && newest == table.fingerprint {
+        let schema = entry.versions.last().cloned().ok_or_else(|| Error::bug(format!("{}: a table without a version", table.name)))?;
+        let privacy_changed = !schema.honours(&privacy, table);
+        if !edited && !privacy_changed && newest == table.fingerprint {
             return Ok(());
         }
-        let schema = entry.versions.last().cloned().ok_or_else(|| Error::bug(format!("{}: a table without a version", table.name)))?;
-        let privacy_changed = schema
-            .columns
-            .iter()
-            .any(|c| !c.dropped && (privacy.exclude.contains(&c.source) || c.hashed != privacy.hash.contains(&c.source)));
         let (reason, version) = match schema.fit_catalogue(table, &privacy) {
             _ if privacy_changed => ("the configuration's exclude or hash changed".to_owned(), None),
             Fit::Breaks(reason) => (reason, None),
