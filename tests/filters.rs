@@ -83,6 +83,29 @@ async fn a_row_filter_is_honoured_by_copy_stream_and_verify() {
     run.stop();
 }
 
+/// What is sent between the copy's consistent point and the edit is chosen by the old rule, the copy's rows by the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_edited_while_a_copy_is_prepared_loses_nothing() {
+    let Some(w) = world_since_15().await else { return };
+    w.sql(TABLE).await;
+    w.sql("CREATE PUBLICATION huella FOR TABLE donaciones WHERE (estado = 'ok')").await;
+    let stopping = [("HUELLA_FAILPOINT", "start.after_import=stop")];
+    for (rule, edit) in [("no", "first start"), ("ok", "new copy")] {
+        let run = w.start(&["run"], &stopping);
+        if edit == "new copy" {
+            w.sql("ALTER PUBLICATION huella SET TABLE donaciones WHERE (id > 0)").await; // asks for a copy
+        }
+        w.wait("the consistent point", || run.is_stopped());
+        w.sql("INSERT INTO donaciones SELECT max(id) + 1, 'ok', 1, 'x' FROM donaciones; INSERT INTO donaciones SELECT max(id) + 1, 'no', 1, 'x' FROM donaciones").await;
+        w.sql(&format!("ALTER PUBLICATION huella SET TABLE donaciones WHERE (estado = '{rule}')")).await;
+        w.sql("INSERT INTO donaciones SELECT max(id) + 1, 'ok', 1, 'y' FROM donaciones; INSERT INTO donaciones SELECT max(id) + 1, 'no', 1, 'y' FROM donaciones").await;
+        run.signal(libc::SIGCONT);
+        w.caught_up().await;
+        true_where(&w, &format!("estado = '{rule}'"), &[]).await;
+        run.stop();
+    }
+}
+
 /// The server sends an UPDATE that brings its row into the filter as an INSERT, without the large values that did not change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_enters_the_filter_without_its_large_values_gets_them_by_a_copy() {

@@ -193,8 +193,13 @@ async fn prepare_publication(
 async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &[Table], system: &System) -> Result<()> {
     let config = &writer.config;
     let names: Vec<_> = tables.iter().map(|t| t.name.clone()).collect();
+    let published = mark(config, &source::observe(client, config, tables.to_vec()).await?.publication);
     let prepared = prepare(&writer.options, &names, config.snapshot.workers).await?;
     let observed = source::observe(client, config, prepared.tables.clone()).await?;
+    if mark(config, &observed.publication) != published {
+        // What was sent between the consistent point and the edit was chosen by other rules than the copy's.
+        return Err(Error::retry("the publication was edited while the slot was made"));
+    }
     let mut filters = prepared.filters(&config.source.publication).await?;
     let copied_slot = slot::copy(client, &prepared.slot, &config.source.slot).await?;
     if copied_slot != prepared.point {

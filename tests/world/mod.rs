@@ -142,6 +142,12 @@ impl Running {
         unsafe { libc::kill(self.0.id() as i32, signal) };
     }
 
+    /// Whether it has stopped itself (failpoint `…=stop`).
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|behind| behind.trim_start().starts_with('T'))
+    }
+
     pub(crate) fn wait(mut self) -> Option<i32> {
         let limit = Instant::now() + PATIENCE;
         loop {
