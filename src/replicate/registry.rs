@@ -15,7 +15,7 @@ use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
 use crate::postgres::fingerprint::{rewritten, same_rows, same_shape};
-use crate::schema::version::{Fit, Layout, TableSchema};
+use crate::schema::version::{Fit, Layout, Privacy, TableSchema};
 use crate::snapshot::CopyJob;
 use crate::store::Store;
 use crate::table_name::TableName;
@@ -188,6 +188,7 @@ impl Registry {
         entry.table = Some(table.clone());
         let newest = entry.newest_fingerprint().to_owned();
         let schema = entry.versions.last().cloned().ok_or_else(|| Error::bug(format!("{}: a table without a version", table.name)))?;
+        refuse_renamed(&schema, &privacy, table)?;
         let privacy_changed = !schema.honours(&privacy, table);
         if !edited && !privacy_changed && newest == table.fingerprint {
             return Ok(());
@@ -289,6 +290,9 @@ impl Registry {
         if let Some(table) = table.filter(|t| t.leaves.iter().any(|l| l.oid == relation.id)) {
             relation.id = table.oid;
         }
+        if let (Some(newest), Some(table)) = (entry.versions.last(), table) {
+            refuse_renamed(newest, &privacy, table)?;
+        }
         let mut why = String::new();
         for index in (0..entry.versions.len()).rev() {
             let schema = Arc::clone(&entry.versions[index]);
@@ -365,6 +369,18 @@ impl Registry {
             kind: if locked.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary },
             filter,
         })
+    }
+}
+
+/// A private column that was renamed at the source would come in under its new name.
+fn refuse_renamed(schema: &TableSchema, privacy: &Privacy, table: &Table) -> Result<()> {
+    match schema.renamed_private(privacy, table) {
+        None => Ok(()),
+        Some(name) => Err(Error::config(format!(
+            "table {}: column {name} was excluded or hashed under a name that the table no longer has; nothing of it is written under the new one. \
+             Correct exclude or hash",
+            table.name
+        ))),
     }
 }
 

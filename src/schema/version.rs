@@ -149,6 +149,18 @@ impl TableSchema {
         !live(table).any(let_in) && self.columns.iter().filter(|c| !c.dropped).all(as_asked)
     }
 
+    /// A column that was kept out or hashed, and now has a name under which `privacy`, which still has the old one, does not know it.
+    pub fn renamed_private<'a>(&self, privacy: &Privacy, table: &'a Table) -> Option<&'a str> {
+        let stale = privacy.exclude.iter().any(|name| column(table, name).is_none());
+        let was_out = |c: &Column| stale && self.excluded.contains(&c.attnum);
+        let was_hashed = |c: &Column| {
+            let old = self.columns.iter().find(|old| old.hashed && !old.dropped && old.attnum == c.attnum);
+            old.is_some_and(|old| privacy.hash.contains(&old.source))
+        };
+        let mut unknown = live(table).filter(|c| !privacy.exclude.contains(&c.name) && !privacy.hash.contains(&c.name));
+        unknown.find(|c| was_out(c) || was_hashed(c)).map(|c| c.name.as_str())
+    }
+
     /// Whether cells of the column would show what `privacy` keeps from the lake.
     fn reveals(&self, column: &SchemaColumn, privacy: &Privacy) -> bool {
         privacy.exclude.contains(&column.source) || (privacy.hash.contains(&column.source) && !column.hashed)
