@@ -32,9 +32,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Test source and lake without changing either; one line a finding, with the mend
-    #[command(after_help = "Example:\n  huella check\n\nWrites and deletes one small probe object in the lake, to see its rights.\n\
-        Ends with 0 if nothing is in the way, 7 if something was found.")]
-    Check,
+    #[command(
+        after_help = "Example:\n  huella check\n  huella check --json | jq '.findings[] | select(.severity == \"problem\")'\n\nWrites and deletes one small probe object in the lake, to see its rights.\n\
+        Ends with 0 if nothing is in the way, 7 if something was found."
+    )]
+    Check(Check),
     /// Replicate: publication, slot and first copy at the first start, then every change
     #[command(after_help = "Examples:\n  huella run\n  huella run --until-caught-up     # from a scheduler\n  \
         huella run --resnapshot          # after a lost slot\n\nSIGTERM commits what is there and ends; being killed at any time loses nothing.")]
@@ -68,6 +70,14 @@ pub struct Run {
     /// Make a new slot and copy every table anew; the history in the lake is kept
     #[arg(long)]
     pub resnapshot: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Print one JSON document: the findings, and what becomes of every table and column
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `snapshot`.
@@ -158,6 +168,7 @@ mod tests {
             parsed("huella run --resnapshot").unwrap().command,
             Command::Run(Run { until_caught_up: false, resnapshot: true })
         ));
+        assert!(matches!(parsed("huella check --json").unwrap().command, Command::Check(Check { json: true })));
         assert!(matches!(parsed("huella status --json").unwrap().command, Command::Status(Status { json: true })));
         assert!(matches!(parsed("huella teardown --yes").unwrap().command, Command::Teardown(Teardown { yes: true })));
         let Command::Files(files) = parsed("huella files public.a.b --json --all-versions public.c").unwrap().command else {

@@ -51,7 +51,7 @@ async fn command(command: Command, config: Config) -> Result<()> {
             stoppable(|stop| replicate::run(config, mode, stop)).await
         }
         Command::Snapshot(asked) => stoppable(|stop| replicate::snapshot(config, &asked.tables, stop)).await,
-        Command::Check => huella::check::command::run(&config).await,
+        Command::Check(asked) => huella::check::command::run(&config, asked.json).await,
         Command::Status(asked) => huella::status::run(&config, asked.json).await,
         Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
         Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,

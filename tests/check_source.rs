@@ -4,7 +4,7 @@
 
 mod private_server;
 
-use huella::check::{self, ConnectFailure, Finding, Fit, Known, LakeView, Reached, Session, Severity, Wanted, WantedTable};
+use huella::check::{self, ConnectFailure, Finding, Known, Reached, Session, Severity, Wanted, WantedTable};
 use huella::error::Error;
 use huella::lsn::Lsn;
 use huella::postgres::{publication, server};
@@ -21,16 +21,12 @@ fn public(name: &str) -> TableName {
 
 fn wanted(names: &[&str]) -> Wanted {
     let tables = names.iter().map(|name| public(name).into()).collect();
-    Wanted { slot: "huella".into(), publication: "huella".into(), tables: Some(tables), initial: true }
-}
-
-fn view() -> LakeView {
-    LakeView { names: |source| source.iter().map(|name| (*name).to_owned()).collect(), fit: |_| Fit::Exact }
+    Wanted { slot: "huella".into(), publication: "huella".into(), tables: Some(tables), initial: true, failover: false }
 }
 
 async fn found(client: &Client, wanted: &Wanted, known: Option<Known>) -> Vec<Finding> {
     let reached = Reached { host: "127.0.0.1", port: 5432, sql: Ok(client), replication: None };
-    check::source(&reached, wanted, async { known }, &view()).await
+    check::source(&reached, wanted, async { known }).await.findings
 }
 
 fn not_ok(findings: &[Finding]) -> Vec<String> {
@@ -168,7 +164,7 @@ async fn the_slot_is_judged_against_the_lake() {
     client.batch_execute(SCHEMA).await.unwrap();
     let wanted = wanted(&["a"]);
     let identifier = server::system_identifier(&client).await.unwrap().unwrap();
-    let known = |through: Lsn| Some(Known { through: Some(through), system_identifier: identifier.clone() });
+    let known = |through: Lsn| Some(Known { through: Some(through), system_identifier: identifier.clone(), ..Known::default() });
     let begun = known(server::flush_lsn(&client).await.unwrap());
     assert_found(&found(&client, &wanted, begun.clone()).await, &["slot huella: it is missing", "publication huella: it is missing"]);
 
@@ -179,7 +175,7 @@ async fn the_slot_is_judged_against_the_lake() {
     assert_found(&found(&client, &wanted, known(now)).await, &[]);
     assert_found(&found(&client, &wanted, known(Lsn(now.0 + (1 << 40)))).await, &["restored to an earlier point"]);
     assert_found(&found(&client, &wanted, None).await, &["the lake has not begun"]);
-    let foreign = Some(Known { through: Some(now), system_identifier: "1".into() });
+    let foreign = Some(Known { through: Some(now), system_identifier: "1".into(), ..Known::default() });
     assert_found(&found(&client, &wanted, foreign).await, &["another cluster"]);
     client.batch_execute("SELECT pg_catalog.pg_create_logical_replication_slot('other', 'pgoutput')").await.unwrap();
     assert_found(&found(&client, &wanted, known(now)).await, &["0 of 2 replication slots are free"]);
@@ -202,6 +198,6 @@ async fn a_session_that_was_not_opened_is_told_once() {
     let failure = |session| ConnectFailure::new(session, "db.example.org", 5432, &Error::retry("no connection within 10 s"), None);
     let reached =
         Reached { host: "db.example.org", port: 5432, sql: Err(failure(Session::Sql)), replication: Some(failure(Session::Replication)) };
-    let findings = check::source(&reached, &wanted(&["a"]), async { None }, &view()).await;
+    let findings = check::source(&reached, &wanted(&["a"]), async { None }).await.findings;
     assert_found(&findings, &["a SQL session cannot be opened: no answer"]);
 }

@@ -11,6 +11,7 @@ use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, OldTuple, Tuple};
 use crate::schema::HashKey;
 use crate::schema::version::{Layout, TableSchema};
+use crate::table_name::TableName;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,6 +65,16 @@ pub struct Batcher {
     last_commit_us: Option<i64>,
     /// Rows of the transaction that is arriving, or has just arrived, were cut before.
     spilled: bool,
+    torn: Option<Torn>,
+}
+
+/// A row that came without all of its values, which no later message brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// Its table.
+    pub table: TableName,
+    /// Commit LSN of its transaction.
+    pub commit_lsn: Lsn,
 }
 
 impl Batcher {
@@ -83,7 +94,13 @@ impl Batcher {
             transactions: 0,
             last_commit_us: None,
             spilled: false,
+            torn: None,
         }
+    }
+
+    /// A row that came torn since this was last asked.
+    pub fn take_torn(&mut self) -> Option<Torn> {
+        self.torn.take()
     }
 
     /// A relation with this shape; its rows so far under another shape stay where they are.
@@ -235,6 +252,9 @@ impl Batcher {
         }
         let before = open.rows();
         write(open, &arriving.tx, seq)?;
+        if open.take_torn() {
+            self.torn = Some(Torn { table: entry.schema.table.clone(), commit_lsn: arriving.tx.commit_lsn });
+        }
         self.bytes += bytes + (open.rows() - before) * open.row_bytes();
         self.oldest.get_or_insert_with(Instant::now);
         Ok(())

@@ -9,6 +9,6 @@ mod batcher;
 mod parquet;
 mod table;
 
-pub use batcher::{Batcher, Piece, Target};
+pub use batcher::{Batcher, Piece, Target, Torn};
 pub use parquet::{EncodedFile, encode};
 pub use table::{SealedTable, TableBatch, Transaction};

@@ -66,6 +66,8 @@ pub struct TableBatch {
     rows: usize,
     complete_rows: usize,
     first_lsn: Lsn,
+    /// An INSERT came without one of its values.
+    torn: bool,
     // Scratch for one row's JSON, reused.
     unchanged_json: String,
     exceptions_json: String,
@@ -111,6 +113,7 @@ impl TableBatch {
             rows: 0,
             complete_rows: 0,
             first_lsn: Lsn::ZERO,
+            torn: false,
             unchanged_json: String::new(),
             exceptions_json: String::new(),
         })
@@ -220,6 +223,7 @@ impl TableBatch {
                 }
                 Cell::Null => column.append_null(),
                 Cell::Unchanged => {
+                    self.torn |= op == "INSERT";
                     column.append_null();
                     json_element(&mut self.unchanged_json, &self.schema.columns[index].name);
                 }
@@ -267,6 +271,12 @@ impl TableBatch {
             }
         }
         if json.is_empty() { "{}".to_owned() } else { json + "}" }
+    }
+
+    /// Whether, since this was last asked, an INSERT left out a value. That is an UPDATE which brought its row into the publication's
+    /// row filter by changing its key: the server sends it as an INSERT, but never the large values that did not change.
+    pub fn take_torn(&mut self) -> bool {
+        std::mem::take(&mut self.torn)
     }
 
     /// The transaction that was arriving is complete.

@@ -1,13 +1,15 @@
 //! Tells what becomes of columns in the lake: names that BigQuery refuses, types that become text, values that may not fit.
 //!
-//! Owns: those texts. Does not own: the mapping of names and types (`schema`): it comes in as functions.
+//! Owns: those texts, which types count as text by nature. Does not own: the mapping of names and types (`schema`), the plan (`plan`).
 
-use super::{Facts, Finding, WantedTable, names};
-use crate::postgres::catalogue::{BaseType, Column, Table};
+use super::plan::{ColumnPlan, Fate, TablePlan};
+use super::{Finding, names};
+use crate::postgres::catalogue::BaseType;
+use crate::schema::{Conversion, PgType, conversion};
 
 /// How a type fares in the lake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
+pub(super) enum Fit {
     /// Every value has its place, or is text by nature.
     Exact,
     /// It becomes the source's text.
@@ -16,74 +18,74 @@ pub enum Fit {
     Exceptions(&'static str),
 }
 
-/// The lake's view of columns.
-#[derive(Debug, Clone, Copy)]
-pub struct LakeView {
-    /// The lake's names of a table's columns, in order.
-    pub names: fn(&[&str]) -> Vec<String>,
-    /// How a type fares.
-    pub fit: fn(&BaseType) -> Fit,
-}
+/// Oids of types whose values are text already: "char", name, text, json, xml, bpchar, varchar, uuid, jsonb.
+const TEXT_BY_NATURE: [u32; 9] = [18, 19, 25, 114, 142, 1042, 1043, 2950, 3802];
 
-pub(super) fn judge(facts: &Facts, view: &LakeView) -> Vec<Finding> {
-    facts.pairs().flat_map(|(wanted, table)| one(wanted, table, view)).collect()
-}
-
-fn one(wanted: &WantedTable, table: &Table, view: &LakeView) -> Vec<Finding> {
-    let kept: Vec<_> = table.columns.iter().filter(|c| !c.generated && !wanted.exclude.contains(&c.name)).collect();
-    let mut findings = Vec::new();
-    let generated: Vec<_> = table.columns.iter().filter(|c| c.generated).map(|c| &c.name).collect();
-    if !generated.is_empty() {
-        findings.push(Finding::ok(&table.name, format!("generated columns are left out: {}", names(generated))));
+/// How values of a type fare.
+pub(super) fn fit(base: &BaseType) -> Fit {
+    let pg = PgType {
+        oid: base.oid,
+        typmod: base.typmod,
+        name: base.name.clone(),
+        element: base.element,
+        element_typmod: base.element_typmod,
+        delimiter: base.delimiter,
+    };
+    match conversion(&pg) {
+        Conversion::Text if TEXT_BY_NATURE.contains(&base.oid) || base.name.ends_with("citext") => Fit::Exact,
+        Conversion::Text => Fit::Text,
+        Conversion::Decimal38_9 if base.typmod < 0 => Fit::Exceptions("NaN, more than 29 digits before the point or 9 behind"),
+        Conversion::Decimal38_9 | Conversion::Decimal76_38 => Fit::Exceptions("NaN"),
+        Conversion::Date | Conversion::Timestamp | Conversion::DateTime => Fit::Exceptions("infinity, BC, years after 9999"),
+        Conversion::Array { .. } => Fit::Exceptions("lower bounds other than 1"),
+        Conversion::Boolean | Conversion::Int64 | Conversion::Float | Conversion::Double | Conversion::Bytea | Conversion::Hashed => {
+            Fit::Exact
+        }
     }
-    findings.extend(renamed(wanted, table, view));
-    let plain = kept.iter().filter(|c| !wanted.hash.contains(&c.name));
-    let fits: Vec<_> = plain.map(|column| (*column, (view.fit)(&column.base))).collect();
-    let text: Vec<_> = fits.iter().filter(|(_, fit)| *fit == Fit::Text).map(|(column, _)| typed(column)).collect();
-    if !text.is_empty() {
-        findings.push(Finding::ok(&table.name, format!("columns that become text, as PostgreSQL prints them: {}", names(text))));
-    }
-    let tight = fits.iter().filter_map(|(column, fit)| match fit {
-        Fit::Exceptions(which) => Some(format!("{} ({which})", typed(column))),
-        _ => None,
-    });
-    let tight: Vec<_> = tight.collect();
-    if !tight.is_empty() {
-        let text = format!("columns whose odd values become NULL, with their text in _exceptions: {}", names(tight));
-        findings.push(Finding::ok(&table.name, text));
-    }
-    findings
 }
 
-fn typed(column: &Column) -> String {
-    format!("{} {}", column.name, column.base.name)
+pub(super) fn judge(plans: &[TablePlan]) -> Vec<Finding> {
+    plans.iter().flat_map(one).collect()
 }
 
-/// Names are given over all columns of the source, so that leaving one out renames no other.
-fn renamed(wanted: &WantedTable, table: &Table, view: &LakeView) -> Option<Finding> {
-    let source: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
-    let lake = (view.names)(&source);
-    let differ = source.iter().zip(&lake).filter(|(from, to)| **from != to.as_str() && !wanted.exclude.iter().any(|c| c == *from));
-    let list: Vec<_> = differ.map(|(from, to)| format!("{from} → {to}")).collect();
-    (!list.is_empty())
-        .then(|| Finding::ok(&table.name, format!("columns that BigQuery cannot name so have other names in the lake: {}", names(list))))
+fn one(plan: &TablePlan) -> Vec<Finding> {
+    let typed = |column: &ColumnPlan| format!("{} {}", column.column, column.source_type);
+    let generated = plan.of(Fate::Generated);
+    let renamed = plan.columns.iter().filter_map(|c| Some((c, c.lake_column.as_ref()?))).filter(|(c, lake)| c.column != **lake);
+    let renamed: Vec<String> = renamed.map(|(c, lake)| format!("{} → {lake}", c.column)).collect();
+    let text: Vec<String> = plan.columns.iter().filter(|c| c.becomes_text).map(typed).collect();
+    let tight: Vec<String> = plan.columns.iter().filter_map(|c| c.exceptions.map(|which| format!("{} ({which})", typed(c)))).collect();
+    let told = [
+        ("columns-generated", "generated columns are left out", generated.into_iter().map(str::to_owned).collect()),
+        ("columns-renamed", "columns that BigQuery cannot name so have other names in the lake", renamed),
+        ("columns-text", "columns that become text, as PostgreSQL prints them", text),
+        ("columns-exceptions", "columns whose odd values become NULL, with their text in _exceptions", tight),
+    ];
+    let told = told.into_iter().filter(|(_, _, columns): &(_, _, Vec<String>)| !columns.is_empty());
+    told.map(|(code, what, columns)| Finding::ok(code, &plan.table, format!("{what}: {}", names(columns)))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::WantedTable;
     use super::super::facts::{column, facts, table};
+    use super::super::plan::plan;
     use super::*;
+    use crate::postgres::catalogue::Column;
     use crate::table_name::TableName;
 
-    fn view() -> LakeView {
-        LakeView {
-            names: |source| source.iter().map(|name| name.replace(' ', "_x20_")).collect(),
-            fit: |base| match base.oid {
-                869 => Fit::Text,
-                1700 => Fit::Exceptions("beyond 29 digits"),
-                _ => Fit::Exact,
-            },
-        }
+    fn base(oid: u32, typmod: i32, name: &str) -> BaseType {
+        BaseType { oid, typmod, name: name.into(), element: None, element_typmod: -1, delimiter: b',' }
+    }
+
+    #[test]
+    fn types_fare_as_their_conversions_do() {
+        assert_eq!(fit(&base(25, -1, "text")), Fit::Exact);
+        assert_eq!(fit(&base(50_000, -1, "public.citext")), Fit::Exact);
+        assert_eq!(fit(&base(869, -1, "inet")), Fit::Text);
+        assert!(matches!(fit(&base(1700, -1, "numeric")), Fit::Exceptions(which) if which.contains("29")));
+        assert_eq!(fit(&base(1700, (10 << 16 | 2) + 4, "numeric(10,2)")), Fit::Exceptions("NaN"));
+        assert_eq!(fit(&base(20, -1, "bigint")), Fit::Exact);
     }
 
     #[test]
@@ -94,11 +96,11 @@ mod tests {
         let mut facts = facts(&[one]);
         let wanted = WantedTable { exclude: vec!["x y".into()], hash: vec!["secret".into()], ..TableName::new("public", "a").into() };
         facts.wanted = vec![wanted];
-        let texts: Vec<_> = judge(&facts, &view()).into_iter().map(|f| f.text).collect();
+        let texts: Vec<_> = judge(&plan(&facts)).into_iter().map(|f| f.text).collect();
         assert_eq!(texts.len(), 4);
         assert!(texts[0].ends_with("left out: g"), "{texts:?}");
         assert!(texts[1].ends_with("lake: la suma → la_x20_suma"), "{texts:?}");
         assert!(texts[2].ends_with("prints them: ip t869"), "{texts:?}");
-        assert!(texts[3].ends_with("_exceptions: la suma t1700 (beyond 29 digits)"), "{texts:?}");
+        assert!(texts[3].contains("_exceptions: la suma t1700 (NaN, more than 29 digits"), "{texts:?}");
     }
 }

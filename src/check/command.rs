@@ -1,30 +1,27 @@
 //! `huella check`: the configuration, the sessions and the lake brought to the tests, and their findings printed.
 //!
-//! Owns: opening the sessions, the lake's view of columns. Does not own: any judgement.
+//! Owns: opening the sessions. Does not own: any judgement.
 //! Invariant: the watermark is read after the slot (see [`super::judge`]).
 
-use super::{ConnectFailure, Finding, Fit, Known, LakeView, Reached, Session, Severity, Wanted, WantedTable};
+use super::{ConnectFailure, Finding, Known, Reached, Report, Session, Severity, Wanted, WantedTable};
 use crate::commit;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
-use crate::postgres::catalogue::BaseType;
 use crate::postgres::{ConnectOptions, Replication, connect_sql, sqlstate};
-use crate::schema::{Conversion, PgType, conversion, lake_names};
 use crate::store::{self, Store};
 
-/// Oids of types whose values are text already: "char", name, text, json, xml, bpchar, varchar, uuid, jsonb.
-const TEXT_BY_NATURE: [u32; 9] = [18, 19, 25, 114, 142, 1042, 1043, 2950, 3802];
-
-/// Tests source and lake and prints one line a finding.
+/// Tests source and lake and prints one line a finding, or one JSON document with the plan of every table.
 ///
 /// # Errors
 /// `Kind::Found` if there is a problem; `Kind::Config` if a URL cannot be understood.
-pub async fn run(config: &Config) -> Result<()> {
+pub async fn run(config: &Config, json: bool) -> Result<()> {
     let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
     let lake = store::open(&config.lake.url).await;
-    let mut findings = match &lake {
+    let of_the_lake = match &lake {
         Ok(store) => super::lake(store.as_ref()).await,
-        Err(error) => vec![Finding::problem("lake", error.full()).mend("correct lake.url, or the rights of this account")],
+        Err(error) => {
+            vec![Finding::problem("lake-unreadable", "lake", error.full()).mend("correct lake.url, or the rights of this account")]
+        }
     };
     let mut unreadable = None;
     let known = async {
@@ -37,29 +34,32 @@ pub async fn run(config: &Config) -> Result<()> {
             }
         }
     };
-    findings.splice(0..0, source(config, &options, known).await);
-    findings.extend(unreadable.map(|error| {
-        Finding::problem("lake", error.full())
+    let mut report = source(config, &options, known).await;
+    report.findings.extend(of_the_lake);
+    report.findings.extend(unreadable.map(|error| {
+        Finding::problem("lake-unreadable", "lake", error.full())
             .mend("the lake's watermark must be readable: use the huella that wrote it, or another lake.url")
     }));
-    for finding in &findings {
-        crate::stdout::line(&finding.to_string())?;
+    if json {
+        crate::stdout::line(&serde_json::to_string_pretty(&report.document()).expect("JSON values are always JSON"))?;
+    } else {
+        report.findings.iter().try_for_each(|finding| crate::stdout::line(&finding.to_string()))?;
     }
-    match findings.iter().filter(|finding| finding.severity == Severity::Problem).count() {
+    match report.count(Severity::Problem) {
         0 => Ok(()),
         1 => Err(Error::found("1 problem was found")),
         problems => Err(Error::found(format!("{problems} problems were found"))),
     }
 }
 
-async fn source(config: &Config, options: &ConnectOptions, known: impl Future<Output = Option<Known>>) -> Vec<Finding> {
+async fn source(config: &Config, options: &ConnectOptions, known: impl Future<Output = Option<Known>>) -> Report {
     let (host, port) = (options.host(), options.port());
     let failed = |session, error: &Error| ConnectFailure::new(session, host, port, error, sqlstate(error));
     // Closed again before the facts are gathered: its sender would count among those in use.
     let replication = replication(options).await.err().map(|error| failed(Session::Replication, &error));
     let client = connect_sql(options).await.map_err(|error| failed(Session::Sql, &error));
     let reached = Reached { host, port, sql: client.as_ref().map_err(Clone::clone), replication };
-    super::source(&reached, &wanted(config), known, &LakeView { names: lake_names, fit }).await
+    super::source(&reached, &wanted(config), known).await
 }
 
 async fn replication(options: &ConnectOptions) -> Result<()> {
@@ -72,7 +72,11 @@ async fn replication(options: &ConnectOptions) -> Result<()> {
 
 async fn remembered(store: &dyn Store) -> Result<Option<Known>> {
     let watermark = commit::load(store).await?;
-    Ok(watermark.map(|(w, _)| Known { through: w.through, system_identifier: w.source.system_identifier }))
+    Ok(watermark.map(|(w, _)| Known {
+        through: w.through,
+        system_identifier: w.source.system_identifier,
+        lists: w.source.publication.map(|publication| publication.lists).unwrap_or_default(),
+    }))
 }
 
 fn wanted(config: &Config) -> Wanted {
@@ -88,46 +92,6 @@ fn wanted(config: &Config) -> Wanted {
         publication: config.source.publication.clone(),
         tables: config.tables.as_ref().map(|tables| tables.iter().map(table).collect()),
         initial: config.snapshot.initial,
-    }
-}
-
-fn fit(base: &BaseType) -> Fit {
-    let pg = PgType {
-        oid: base.oid,
-        typmod: base.typmod,
-        name: base.name.clone(),
-        element: base.element,
-        element_typmod: base.element_typmod,
-        delimiter: base.delimiter,
-    };
-    match conversion(&pg) {
-        Conversion::Text if TEXT_BY_NATURE.contains(&base.oid) || base.name.ends_with("citext") => Fit::Exact,
-        Conversion::Text => Fit::Text,
-        Conversion::Decimal38_9 if base.typmod < 0 => Fit::Exceptions("NaN, more than 29 digits before the point or 9 behind"),
-        Conversion::Decimal38_9 | Conversion::Decimal76_38 => Fit::Exceptions("NaN"),
-        Conversion::Date | Conversion::Timestamp | Conversion::DateTime => Fit::Exceptions("infinity, BC, years after 9999"),
-        Conversion::Array { .. } => Fit::Exceptions("lower bounds other than 1"),
-        Conversion::Boolean | Conversion::Int64 | Conversion::Float | Conversion::Double | Conversion::Bytea | Conversion::Hashed => {
-            Fit::Exact
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn base(oid: u32, typmod: i32, name: &str) -> BaseType {
-        BaseType { oid, typmod, name: name.into(), element: None, element_typmod: -1, delimiter: b',' }
-    }
-
-    #[test]
-    fn the_lakes_view_is_that_of_its_conversions() {
-        assert_eq!(fit(&base(25, -1, "text")), Fit::Exact);
-        assert_eq!(fit(&base(50_000, -1, "public.citext")), Fit::Exact);
-        assert_eq!(fit(&base(869, -1, "inet")), Fit::Text);
-        assert!(matches!(fit(&base(1700, -1, "numeric")), Fit::Exceptions(which) if which.contains("29")));
-        assert_eq!(fit(&base(1700, (10 << 16 | 2) + 4, "numeric(10,2)")), Fit::Exceptions("NaN"));
-        assert_eq!(fit(&base(20, -1, "bigint")), Fit::Exact);
+        failover: config.source.failover,
     }
 }

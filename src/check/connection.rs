@@ -51,6 +51,29 @@ pub enum Cause {
     Other,
 }
 
+impl Cause {
+    /// Its finding's code.
+    fn code(self) -> &'static str {
+        match self {
+            Cause::Unresolved => "connection-unresolved",
+            Cause::Refused => "connection-refused",
+            Cause::NoRoute => "connection-no-route",
+            Cause::TimedOut => "connection-timeout",
+            Cause::NoTls => "connection-no-tls",
+            Cause::Certificate => "connection-certificate",
+            Cause::Password => "connection-password",
+            Cause::NoRole => "connection-role",
+            Cause::NoHbaLine => "connection-hba",
+            Cause::NoDatabase => "connection-database",
+            Cause::NoReplicationRight => "role-replication",
+            Cause::Full => "connection-full",
+            Cause::NotReady => "connection-not-ready",
+            Cause::Pooler => "connection-pooler",
+            Cause::Other => "connection",
+        }
+    }
+}
+
 /// A session that could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectFailure {
@@ -86,7 +109,8 @@ fn cause(session: Session, text: &str, io: Option<io::ErrorKind>, sqlstate: Opti
     }
     match sqlstate {
         Some("28P01") => Cause::Password,
-        Some("28000") if says(&["pg_hba.conf"]) => Cause::NoHbaLine,
+        // The server's own words: ours, around them, name the file for every 28000.
+        Some("28000") if says(&["no pg_hba.conf entry", "pg_hba.conf rejects"]) => Cause::NoHbaLine,
         Some("28000") => Cause::NoRole,
         Some("3D000") => Cause::NoDatabase,
         Some("42501") if session == Session::Replication => Cause::NoReplicationRight,
@@ -190,7 +214,8 @@ impl From<&ConnectFailure> for Finding {
             Cause::NotReady => ("the server is starting or stopping", "try again in a moment"),
             Cause::Pooler | Cause::Other => ("it was refused", "see what was said"),
         };
-        Finding::problem(format!("connection {host}:{port}"), format!("{what} cannot be opened: {means} ({text})")).mend(mend)
+        let code = if pooler { Cause::Pooler.code() } else { cause.code() };
+        Finding::problem(code, format!("connection {host}:{port}"), format!("{what} cannot be opened: {means} ({text})")).mend(mend)
     }
 }
 
@@ -199,7 +224,7 @@ const POOLER_MEND: &str = "use the direct host and port, on Supabase db.<ref>.su
 /// A pooler's address whose SQL session works: what is wrong is known before replication is tried.
 pub fn address(host: &str, port: u16) -> Option<Finding> {
     let text = "this is a connection pooler, and none can carry replication";
-    is_pooler(host).then(|| Finding::problem(format!("connection {host}:{port}"), text).mend(POOLER_MEND))
+    is_pooler(host).then(|| Finding::problem(Cause::Pooler.code(), format!("connection {host}:{port}"), text).mend(POOLER_MEND))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::table_name::TableName;
 use std::collections::BTreeMap;
 
 pub(super) fn wanted(tables: &[WantedTable]) -> Wanted {
-    Wanted { slot: "huella".into(), publication: "huella".into(), tables: Some(tables.to_vec()), initial: true }
+    Wanted { slot: "huella".into(), publication: "huella".into(), tables: Some(tables.to_vec()), initial: true, failover: false }
 }
 
 pub(super) fn facts(tables: &[Table]) -> Facts {
@@ -26,6 +26,7 @@ pub(super) fn facts(tables: &[Table]) -> Facts {
         wal_sender_timeout_ms: 60_000,
         current_wal_lsn: Lsn(2000),
         in_recovery: false,
+        synchronized_standby_slots: None,
         system_identifier: Some("1".into()),
         database: "postgres".into(),
         role,
@@ -61,6 +62,7 @@ pub(super) fn table(name: &str) -> Table {
         columns: vec![column(1, "id", 23), column(2, "note", 25)],
         key: vec!["id".into()],
         leaves: Vec::new(),
+        ancestors: Vec::new(),
         row_security: false,
         fingerprint: "f".into(),
         rows_estimate: 10,
@@ -107,8 +109,12 @@ pub(super) fn slot() -> Slot {
 }
 
 pub(super) fn publication(tables: &[Table]) -> Publication {
-    let published =
-        |table: &Table| (table.name.clone(), PublishedTable { relid: table.oid, oid: 7, xmin: 8, columns: None, row_filter: false });
+    let published = |table: &Table| {
+        (
+            table.name.clone(),
+            PublishedTable { relid: table.oid, oid: 7, xmin: 8, columns: None, row_filter: false, filter_columns: Vec::new() },
+        )
+    };
     Publication {
         oid: 5,
         xmin: 6,

@@ -25,7 +25,7 @@ pub async fn lake(store: &dyn Store) -> Vec<Finding> {
     }
     if probe.findings.is_empty() {
         let text = "objects can be created only once, replaced conditionally, read, listed and deleted";
-        probe.findings.push(Finding::ok(&subject, text));
+        probe.findings.push(Finding::ok("lake", subject.as_str(), text));
     }
     probe.findings
 }
@@ -39,7 +39,7 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     fn problem(&mut self, text: impl Into<String>, mend: &str) {
-        self.findings.push(Finding::problem(self.subject, text).mend(mend));
+        self.findings.push(Finding::problem("lake-rights", self.subject, text).mend(mend));
     }
 
     /// A failed operation; `right` is what Google Cloud Storage asks for.
@@ -119,7 +119,8 @@ impl Probe<'_> {
         if let Err(error) = self.store.delete(self.path).await {
             self.failed("deleting an object", &error, "storage.objects.delete");
             let uri = self.store.uri(self.path);
-            self.findings.push(Finding::warning(self.subject, format!("the probe {uri} may be left behind")).mend("delete it"));
+            self.findings
+                .push(Finding::warning("lake-probe", self.subject, format!("the probe {uri} may be left behind")).mend("delete it"));
         }
     }
 }

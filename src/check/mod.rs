@@ -9,7 +9,10 @@ pub mod command;
 mod connection;
 mod gather;
 mod lake;
+mod narrowed;
+mod plan;
 mod publication;
+mod report;
 mod server;
 mod slot;
 mod tables;
@@ -17,19 +20,24 @@ mod tables;
 #[cfg(test)]
 mod facts;
 
-pub use columns::{Fit, LakeView};
 pub use connection::{Cause, ConnectFailure, Session, address};
 pub use gather::{Facts, gather};
 pub use lake::lake;
+pub use plan::{ColumnPlan, Fate, TablePlan};
+pub use report::Report;
 
+use crate::lake::ListMark;
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use tokio_postgres::Client;
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// As it should be, or worth knowing.
     Ok,
@@ -42,10 +50,14 @@ pub enum Severity {
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
+    /// Which finding, for programs; never changed once it was released.
+    pub code: &'static str,
     /// How bad.
     pub severity: Severity,
     /// What it is about: `server`, `role`, a table, ….
     pub subject: String,
+    /// The table, if it is about one.
+    pub table: Option<TableName>,
     /// What is the case.
     pub text: String,
     /// What to do: a command, a statement, a setting.
@@ -53,25 +65,50 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(severity: Severity, subject: impl fmt::Display, text: impl Into<String>) -> Self {
-        Self { severity, subject: subject.to_string(), text: text.into(), mend: None }
+    fn new(severity: Severity, code: &'static str, subject: impl Into<Subject>, text: impl Into<String>) -> Self {
+        let Subject { text: subject, table } = subject.into();
+        Self { code, severity, subject, table, text: text.into(), mend: None }
     }
 
-    fn ok(subject: impl fmt::Display, text: impl Into<String>) -> Self {
-        Self::new(Severity::Ok, subject, text)
+    fn ok(code: &'static str, subject: impl Into<Subject>, text: impl Into<String>) -> Self {
+        Self::new(Severity::Ok, code, subject, text)
     }
 
-    fn warning(subject: impl fmt::Display, text: impl Into<String>) -> Self {
-        Self::new(Severity::Warning, subject, text)
+    fn warning(code: &'static str, subject: impl Into<Subject>, text: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, code, subject, text)
     }
 
-    fn problem(subject: impl fmt::Display, text: impl Into<String>) -> Self {
-        Self::new(Severity::Problem, subject, text)
+    fn problem(code: &'static str, subject: impl Into<Subject>, text: impl Into<String>) -> Self {
+        Self::new(Severity::Problem, code, subject, text)
     }
 
     fn mend(mut self, mend: impl Into<String>) -> Self {
         self.mend = Some(mend.into());
         self
+    }
+}
+
+/// What a finding is about.
+struct Subject {
+    text: String,
+    table: Option<TableName>,
+}
+
+impl From<&TableName> for Subject {
+    fn from(table: &TableName) -> Self {
+        Self { text: table.to_string(), table: Some(table.clone()) }
+    }
+}
+
+impl From<&str> for Subject {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), table: None }
+    }
+}
+
+impl From<String> for Subject {
+    fn from(text: String) -> Self {
+        Self { text, table: None }
     }
 }
 
@@ -101,6 +138,8 @@ pub struct Wanted {
     pub tables: Option<Vec<WantedTable>>,
     /// A first start copies the tables (`snapshot.initial`).
     pub initial: bool,
+    /// Standbys are to keep the slot in step (`source.failover`).
+    pub failover: bool,
 }
 
 /// What the configuration wants of a table.
@@ -125,12 +164,14 @@ impl From<TableName> for WantedTable {
 }
 
 /// What a lake that has a watermark remembers of its source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// Up to where the lake is complete. `None`: the first start has not come to its slot.
     pub through: Option<Lsn>,
     /// The cluster it belongs to.
     pub system_identifier: String,
+    /// Column lists of the publication that were made for `exclude_at_source`.
+    pub lists: BTreeMap<TableName, ListMark>,
 }
 
 impl Known {
@@ -154,7 +195,7 @@ pub struct Reached<'a> {
 }
 
 /// Checks the source. `known` reads what the lake remembers; it is awaited once the facts are gathered (see [`judge`]).
-pub async fn source(reached: &Reached<'_>, wanted: &Wanted, known: impl Future<Output = Option<Known>>, view: &LakeView) -> Vec<Finding> {
+pub async fn source(reached: &Reached<'_>, wanted: &Wanted, known: impl Future<Output = Option<Known>>) -> Report {
     let mut findings: Vec<_> = reached.replication.iter().map(Finding::from).collect();
     let client = match &reached.sql {
         Ok(client) => *client,
@@ -162,7 +203,7 @@ pub async fn source(reached: &Reached<'_>, wanted: &Wanted, known: impl Future<O
             // Both sessions mostly fail for one reason, which needs to be told once.
             findings.retain(|_| reached.replication.as_ref().is_none_or(|other| other.cause != failure.cause));
             findings.insert(0, failure.into());
-            return findings;
+            return Report { findings, tables: Vec::new() };
         }
     };
     // The role's attributes say it better, with the statement that mends it.
@@ -170,24 +211,33 @@ pub async fn source(reached: &Reached<'_>, wanted: &Wanted, known: impl Future<O
     if findings.is_empty() {
         findings.extend(address(reached.host, reached.port));
     }
+    let mut tables = Vec::new();
     match gather(client, wanted).await {
-        Ok(facts) => findings.extend(judge(wanted, &facts, known.await.as_ref(), view)),
+        Ok(facts) => {
+            tables = plan::plan(&facts);
+            findings.extend(judge(wanted, &facts, known.await.as_ref(), &tables));
+        }
         Err(error) => {
-            let finding = Finding::problem("source", format!("it cannot be examined: {}", error.full()));
+            let finding = Finding::problem("source-unreadable", "source", format!("it cannot be examined: {}", error.full()));
             findings.push(finding.mend("give the role the rights named, or try again"));
         }
     }
-    findings
+    Report { findings, tables }
 }
 
 /// Judges what was gathered. `known` must have been read **after** the facts: acknowledged positions trail the watermark,
 /// so a slot read first can never seem ahead of it without being so.
-pub fn judge(wanted: &Wanted, facts: &Facts, known: Option<&Known>, view: &LakeView) -> Vec<Finding> {
+pub fn judge(wanted: &Wanted, facts: &Facts, known: Option<&Known>, plans: &[TablePlan]) -> Vec<Finding> {
     let mut findings = server::judge(facts, known);
     findings.extend(slot::judge(wanted, facts, known));
     findings.extend(publication::judge(wanted, facts, known));
+    findings.extend(narrowed::judge(wanted, facts, known));
     findings.extend(tables::judge(wanted, facts));
-    findings.extend(columns::judge(facts, view));
+    // Of a table that cannot be replicated there is nothing to plan.
+    let hopeless = |plan: &&TablePlan| !findings.iter().any(|f| f.severity == Severity::Problem && f.table.as_ref() == Some(&plan.table));
+    let planned: Vec<TablePlan> = plans.iter().filter(hopeless).cloned().collect();
+    findings.extend(planned.iter().map(|plan| Finding::ok("plan", &plan.table, plan.line())));
+    findings.extend(columns::judge(&planned));
     findings
 }
 
@@ -211,9 +261,9 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line_with_its_mend() {
-        let finding = Finding::problem(TableName::new("public", "t"), "no key").mend("add one");
+        let finding = Finding::problem("table-no-key", &TableName::new("public", "t"), "no key").mend("add one");
         assert_eq!(finding.to_string(), "problem  public.t: no key → add one");
-        assert_eq!(Finding::ok("server", "fine").to_string(), "ok       server: fine");
+        assert_eq!(Finding::ok("server-version", "server", "fine").to_string(), "ok       server: fine");
     }
 
     #[test]

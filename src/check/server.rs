@@ -32,11 +32,11 @@ fn version(info: &ServerInfo) -> Finding {
     let text = format!("PostgreSQL {major}.{minor}");
     if major < OLDEST {
         let text = format!("{text} is too old: {OLDEST} to {NEWEST} are supported");
-        Finding::problem("server", text).mend("upgrade the server")
+        Finding::problem("server-version", "server", text).mend("upgrade the server")
     } else if major > NEWEST {
-        Finding::warning("server", format!("{text} is newer than what was tried: {OLDEST} to {NEWEST}"))
+        Finding::warning("server-version", "server", format!("{text} is newer than what was tried: {OLDEST} to {NEWEST}"))
     } else {
-        Finding::ok("server", text)
+        Finding::ok("server-version", "server", text)
     }
 }
 
@@ -44,25 +44,25 @@ fn identity(info: &ServerInfo, known: Option<&Known>) -> Option<Finding> {
     let (is, was) = (info.system_identifier.as_ref()?, &known?.system_identifier);
     let text = format!("this is another cluster (system identifier {is}) than the lake's ({was})");
     let mend = "point source.url at the lake's cluster, or begin anew from this one: huella run --resnapshot";
-    (is != was).then(|| Finding::problem("server", text).mend(mend))
+    (is != was).then(|| Finding::problem("server-cluster", "server", text).mend(mend))
 }
 
 fn standby(info: &ServerInfo) -> Option<Finding> {
     let text = "it is a standby: no publication can be made there, and its slot would follow another timeline";
-    info.in_recovery.then(|| Finding::problem("server", text).mend("use the primary's address in source.url"))
+    info.in_recovery.then(|| Finding::problem("server-standby", "server", text).mend("use the primary's address in source.url"))
 }
 
 fn wal_level(info: &ServerInfo) -> Option<Finding> {
     let text = format!("wal_level is {}, and must be logical", info.wal_level);
     let mend = "ALTER SYSTEM SET wal_level = 'logical', then restart the server";
-    (info.wal_level != "logical").then(|| Finding::problem("server", text).mend(mend))
+    (info.wal_level != "logical").then(|| Finding::problem("wal-level", "server", text).mend(mend))
 }
 
 fn replication(role: &Role) -> Option<Finding> {
     let may = role.superuser || role.replication;
     let text = "it has no REPLICATION attribute (it cannot be inherited)";
     let mend = format!("as a superuser: ALTER ROLE {} REPLICATION", crate::table_name::quote_ident(&role.name));
-    (!may).then(|| Finding::problem(format!("role {}", role.name), text).mend(mend))
+    (!may).then(|| Finding::problem("role-replication", format!("role {}", role.name), text).mend(mend))
 }
 
 /// A copy takes a temporary slot for a moment, also beside a running stream.
@@ -76,8 +76,8 @@ fn slots_left(facts: &Facts) -> Option<Finding> {
     let text = format!("{left} of {} replication slots are free; {text}", info.max_replication_slots);
     let mend = "drop a slot that nobody uses (pg_replication_slots), or raise max_replication_slots (needs a restart)";
     Some(match left < needed {
-        true => Finding::new(severity, "slots", text).mend(mend),
-        false => Finding::ok("slots", text),
+        true => Finding::new(severity, "slots-left", "slots", text).mend(mend),
+        false => Finding::ok("slots-left", "slots", text),
     })
 }
 
@@ -88,9 +88,9 @@ fn senders_left(facts: &Facts) -> Option<Finding> {
     let text = format!("{left} of {} streaming sessions (max_wal_senders) are free", info.max_wal_senders);
     let mend = "raise max_wal_senders (needs a restart)";
     match (left, streaming) {
-        (0, false) => Some(Finding::problem("server", format!("{text}: the stream needs one, a copy another")).mend(mend)),
-        (0, true) => Some(Finding::warning("server", format!("{text}: a copy needs one")).mend(mend)),
-        (1, false) => Some(Finding::warning("server", format!("{text}: the stream needs one, a copy another")).mend(mend)),
+        (0, false) => Some(Finding::problem("senders-left", "server", format!("{text}: the stream needs one, a copy another")).mend(mend)),
+        (0, true) => Some(Finding::warning("senders-left", "server", format!("{text}: a copy needs one")).mend(mend)),
+        (1, false) => Some(Finding::warning("senders-left", "server", format!("{text}: the stream needs one, a copy another")).mend(mend)),
         _ => None,
     }
 }
@@ -102,13 +102,13 @@ fn headroom(facts: &Facts) -> Vec<Finding> {
     let limit_mb = facts.server.max_slot_wal_keep_size_mb;
     if limit_mb < 0 {
         let text = "it has no limit: while huella stands still, WAL grows until the server's disk is full";
-        return vec![Finding::warning(subject, text).mend("set a limit that the disk can bear, and watch the slot's lag")];
+        return vec![Finding::warning("wal-keep-size", subject, text).mend("set a limit that the disk can bear, and watch the slot's lag")];
     }
     let minutes = limit_mb / 60;
     let text = format!("{limit_mb} MB: at 1 MB/s of WAL the slot outlives a stop of {minutes} minutes");
     let first = match limit_mb < KEEP_SIZE_SMALL_MB {
-        true => Finding::warning(subject, text).mend(mend),
-        false => Finding::ok(subject, text),
+        true => Finding::warning("wal-keep-size", subject, text).mend(mend),
+        false => Finding::ok("wal-keep-size", subject, text),
     };
     let limit = limit_mb.saturating_mul(1 << 20);
     let large: Vec<_> = facts.streamed().filter(|(_, table)| table.bytes > limit).map(|(_, table)| table).collect();
@@ -116,7 +116,7 @@ fn headroom(facts: &Facts) -> Vec<Finding> {
     if !large.is_empty() {
         let list = names(large.iter().map(|table| format!("{} ({})", table.name, size(table.bytes))));
         let text = format!("one UPDATE of a whole table writes more WAL than the slot may keep: {list}");
-        findings.push(Finding::warning(subject, text).mend(mend));
+        findings.push(Finding::warning("wal-keep-size-table", subject, text).mend(mend));
     }
     findings
 }
@@ -124,7 +124,7 @@ fn headroom(facts: &Facts) -> Vec<Finding> {
 fn timeout(info: &ServerInfo) -> Option<Finding> {
     let short = (1..SENDER_TIMEOUT_SHORT_MS).contains(&info.wal_sender_timeout_ms);
     let text = format!("wal_sender_timeout is {} ms: a short hiccup of the network ends the stream", info.wal_sender_timeout_ms);
-    short.then(|| Finding::warning("server", text).mend("leave it at its default, 60 s"))
+    short.then(|| Finding::warning("sender-timeout", "server", text).mend("leave it at its default, 60 s"))
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn known(system_identifier: &str) -> Known {
-        Known { through: None, system_identifier: system_identifier.into() }
+        Known { system_identifier: system_identifier.into(), ..Known::default() }
     }
 
     #[test]

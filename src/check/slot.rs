@@ -14,6 +14,7 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts, known: Option<&Known>) -> Ve
     let subject = format!("slot {}", wanted.slot);
     let mut findings = Vec::new();
     findings.extend(behind_the_lake(facts, known));
+    findings.extend(failover(&subject, wanted, facts));
     match &facts.slot {
         None => findings.push(missing(&subject, wanted, known)),
         Some(slot) => match foreign(&subject, slot, facts).or_else(|| lost(&subject, slot)) {
@@ -28,15 +29,40 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts, known: Option<&Known>) -> Ve
 fn behind_the_lake(facts: &Facts, known: Option<&Known>) -> Option<Finding> {
     let (through, end) = (known?.through?, facts.server.current_wal_lsn);
     let text = format!("its WAL ends at {end}, before the lake's watermark {through}: it was restored to an earlier point");
-    (end < through).then(|| Finding::problem("server", text).mend(RESNAPSHOT))
+    (end < through).then(|| Finding::problem("server-restored", "server", text).mend(RESNAPSHOT))
+}
+
+/// Failover slots came with this version.
+const FAILOVER_SLOTS: i32 = 170_000;
+
+fn failover(subject: &str, wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
+    let set = facts.slot.as_ref().is_some_and(|slot| slot.failover);
+    if !wanted.failover {
+        let text = "standbys keep it in step (failover), though source.failover is off: that is left as it is";
+        return set.then(|| Finding::ok("slot-failover", subject, text)).into_iter().collect();
+    }
+    if facts.server.version_num < FAILOVER_SLOTS {
+        let text = "source.failover needs PostgreSQL 17: this server cannot keep a slot in step on a standby";
+        return vec![Finding::problem("slot-failover-version", subject, text).mend("set source.failover = false")];
+    }
+    let text = if set { "standbys keep it in step (failover)" } else { "the next start has standbys keep it in step (failover)" };
+    let mut findings = vec![Finding::ok("slot-failover", subject, text)];
+    if facts.server.synchronized_standby_slots.as_deref().is_none_or(|slots| slots.trim().is_empty()) {
+        let text = "synchronized_standby_slots is empty: the lake may hold changes that a standby does not have yet when it is promoted";
+        let mend = "at the primary: ALTER SYSTEM SET synchronized_standby_slots = '<the standby's physical slot>', then pg_reload_conf(); \
+                    at the standby sync_replication_slots = on and hot_standby_feedback = on";
+        findings.push(Finding::warning("slot-failover-ahead", subject, text).mend(mend));
+    }
+    findings
 }
 
 fn missing(subject: &str, wanted: &Wanted, known: Option<&Known>) -> Finding {
     if Known::ready(known) {
-        return Finding::problem(subject, "it is missing, but the lake has begun: changes since then are gone").mend(RESNAPSHOT);
+        return Finding::problem("slot-missing", subject, "it is missing, but the lake has begun: changes since then are gone")
+            .mend(RESNAPSHOT);
     }
     let then = if wanted.initial { "and then copies the tables" } else { "and copies nothing (snapshot.initial = false)" };
-    Finding::ok(subject, format!("not there yet: the first start makes it {then}"))
+    Finding::ok("slot", subject, format!("not there yet: the first start makes it {then}"))
 }
 
 fn foreign(subject: &str, slot: &Slot, facts: &Facts) -> Option<Finding> {
@@ -51,26 +77,26 @@ fn foreign(subject: &str, slot: &Slot, facts: &Facts) -> Option<Finding> {
         }
         _ => return None,
     };
-    Some(Finding::problem(subject, why).mend(mend))
+    Some(Finding::problem("slot-foreign", subject, why).mend(mend))
 }
 
 fn lost(subject: &str, slot: &Slot) -> Option<Finding> {
     let reason = slot.invalidation_reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let text = format!("it is lost{reason}: the WAL that it needs is gone");
-    slot.is_lost().then(|| Finding::problem(subject, text).mend(RESNAPSHOT))
+    slot.is_lost().then(|| Finding::problem("slot-lost", subject, text).mend(RESNAPSHOT))
 }
 
 fn usable(subject: &str, slot: &Slot, wanted: &Wanted, facts: &Facts, known: Option<&Known>) -> Vec<Finding> {
     let Some(confirmed) = slot.confirmed_flush else {
-        return vec![Finding::problem(subject, "it has no position: its making was never finished").mend("drop it")];
+        return vec![Finding::problem("slot-unfinished", subject, "it has no position: its making was never finished").mend("drop it")];
     };
     let mut findings = Vec::new();
     match known.and_then(|known| known.through) {
         Some(through) if confirmed > through => {
             let text = format!("it stands at {confirmed}, ahead of the lake's watermark {through}: somebody else consumed it");
-            return vec![Finding::problem(subject, text).mend(RESNAPSHOT)];
+            return vec![Finding::problem("slot-ahead", subject, text).mend(RESNAPSHOT)];
         }
-        Some(_) => findings.push(Finding::ok(subject, state(slot, confirmed, facts))),
+        Some(_) => findings.push(Finding::ok("slot", subject, state(slot, confirmed, facts))),
         None => findings.push(before_the_first_start(subject, slot, confirmed, wanted)),
     }
     findings.extend(room(subject, slot));
@@ -88,25 +114,26 @@ fn state(slot: &Slot, confirmed: Lsn, facts: &Facts) -> String {
 
 fn before_the_first_start(subject: &str, slot: &Slot, confirmed: Lsn, wanted: &Wanted) -> Finding {
     if slot.active {
-        return Finding::problem(subject, "somebody streams from it, and it is not this lake").mend("choose another name (source.slot)");
+        return Finding::problem("slot-taken", subject, "somebody streams from it, and it is not this lake")
+            .mend("choose another name (source.slot)");
     }
     if wanted.initial {
         let text = "it is there, but the lake has not begun: a first copy makes its own slot";
-        return Finding::problem(subject, text).mend(format!(
+        return Finding::problem("slot-before-the-lake", subject, text).mend(format!(
             "drop it (SELECT pg_drop_replication_slot('{}')), or adopt it at its position: snapshot.initial = false",
             slot.name.replace('\'', "''")
         ));
     }
-    Finding::ok(subject, format!("the first start adopts it at {confirmed} and copies nothing (snapshot.initial = false)"))
+    Finding::ok("slot", subject, format!("the first start adopts it at {confirmed} and copies nothing (snapshot.initial = false)"))
 }
 
 fn room(subject: &str, slot: &Slot) -> Option<Finding> {
     let mend = "let huella run and catch up, or raise max_slot_wal_keep_size";
     if slot.wal_status.as_deref() == Some("unreserved") {
-        return Some(Finding::warning(subject, "it is about to be lost: its WAL goes with the next checkpoint").mend(mend));
+        return Some(Finding::warning("slot-room", subject, "it is about to be lost: its WAL goes with the next checkpoint").mend(mend));
     }
     let safe = slot.safe_wal_size.filter(|safe| *safe < SAFE_SMALL)?;
-    Some(Finding::warning(subject, format!("it is lost after {} more of WAL", size(safe))).mend(mend))
+    Some(Finding::warning("slot-room", subject, format!("it is lost after {} more of WAL", size(safe))).mend(mend))
 }
 
 #[cfg(test)]
@@ -115,7 +142,7 @@ mod tests {
     use super::*;
 
     fn at(through: u64) -> Option<Known> {
-        Some(Known { through: Some(Lsn(through)), system_identifier: "1".into() })
+        Some(Known { through: Some(Lsn(through)), system_identifier: "1".into(), ..Known::default() })
     }
 
     fn judged(slot: Option<Slot>, known: Option<Known>) -> Vec<Finding> {
@@ -174,6 +201,21 @@ mod tests {
         assert_eq!(problems(judge(&adopt, &facts, None)), []);
         facts.slot = Some(Slot { active: true, active_pid: Some(7), ..slot() });
         assert_eq!(problems(judge(&adopt, &facts, None)).len(), 1);
+    }
+
+    #[test]
+    fn failover_needs_its_version_and_standbys_that_are_waited_for() {
+        let asked = Wanted { failover: true, ..wanted(&[]) };
+        let mut facts = facts(&[]);
+        let found = problems(judge(&asked, &facts, None));
+        assert!(found.len() == 1 && found[0].text.contains("PostgreSQL 17"), "{found:?}");
+        facts.server.version_num = 170_010;
+        let found = judge(&asked, &facts, None);
+        assert!(problems(found.clone()).is_empty() && warnings(found.clone())[0].code == "slot-failover-ahead", "{found:?}");
+        facts.server.synchronized_standby_slots = Some("standby_1".into());
+        assert_eq!(warnings(judge(&asked, &facts, None)), []);
+        facts.slot = Some(Slot { failover: true, ..slot() });
+        assert!(judge(&asked, &facts, at(1000).as_ref()).iter().any(|f| f.code == "slot-failover" && f.text.starts_with("standbys keep")));
     }
 
     #[test]

@@ -13,21 +13,16 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<_> = facts.wanted.iter().filter_map(|table| absent(table, facts)).collect();
     for table in &facts.left_out {
         if let Err(why) = table.streamable() {
-            let found = Finding::warning(&table.name, format!("left out: {why}"));
+            let found = Finding::warning("table-left-out", &table.name, format!("left out: {why}"));
             findings.push(found.mend(format!("to stream it: {}", mend(table, &why))));
         }
     }
     for (wanted, table) in facts.pairs() {
-        let own: Vec<_> = one(wanted, table, facts);
-        let fine = own.iter().all(|finding| finding.severity == super::Severity::Ok);
-        findings.extend(own);
-        if fine {
-            findings.push(Finding::ok(&table.name, summary(wanted, table)));
-        }
+        findings.extend(one(wanted, table, facts));
     }
     if facts.wanted.is_empty() {
         let none = if wanted.tables.is_none() { "no table of schema public has a key" } else { "the list of tables is empty" };
-        findings.push(Finding::problem("tables", none).mend("name the tables in the configuration: [[table]]"));
+        findings.push(Finding::problem("no-tables", "tables", none).mend("name the tables in the configuration: [[table]]"));
     }
     findings
 }
@@ -36,11 +31,11 @@ fn absent(wanted: &WantedTable, facts: &Facts) -> Option<Finding> {
     let name = &wanted.name;
     if is_system(name) {
         let text = "it is in a schema of the system: such tables cannot be published";
-        return Some(Finding::problem(name, text).mend("take it out of the configuration"));
+        return Some(Finding::problem("table-of-the-system", name, text).mend("take it out of the configuration"));
     }
     let there = facts.tables.iter().any(|table| table.name == *name);
     let text = "there is no such table (schema and capital letters count)";
-    (!there).then(|| Finding::problem(name, text).mend("correct the name in the configuration, or take it out"))
+    (!there).then(|| Finding::problem("table-absent", name, text).mend("correct the name in the configuration, or take it out"))
 }
 
 fn is_system(name: &TableName) -> bool {
@@ -53,7 +48,7 @@ fn one(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
     }
     if table.kind == TableKind::Other {
         let text = "it is a view, a foreign table or the like: only tables can be copied";
-        return vec![Finding::problem(&table.name, text).mend("take it out of the configuration")];
+        return vec![Finding::problem("table-kind", &table.name, text).mend("take it out of the configuration")];
     }
     let mut findings = Vec::new();
     if wanted.streamed {
@@ -64,25 +59,18 @@ fn one(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
     findings.extend(rights(wanted, table, facts));
     if table.inherits_children {
         let text = "other tables inherit from it: it stands for its own rows alone, theirs are in their own tables";
-        findings.push(Finding::ok(&table.name, text));
+        findings.push(Finding::ok("table-heirs", &table.name, text));
     }
     findings
 }
 
-fn summary(wanted: &WantedTable, table: &Table) -> String {
-    let mode = if wanted.streamed { "streamed" } else { "catalogue" };
-    let key = if table.key.is_empty() { "no key".to_owned() } else { format!("key {}", table.key.join(", ")) };
-    let partitions = if table.leaves.is_empty() { String::new() } else { format!(", {} partitions", table.leaves.len()) };
-    format!("{mode}, {key}, {} columns{partitions}", table.columns.len())
-}
-
 fn identity(table: &Table) -> Option<Finding> {
     if let Err(why) = table.streamable() {
-        return Some(Finding::problem(&table.name, why.to_string()).mend(mend(table, &why)));
+        return Some(Finding::problem("table-unstreamable", &table.name, why.to_string()).mend(mend(table, &why)));
     }
     if table.key.is_empty() {
         let text = "it has no key: its state is a bag of rows, and silver keeps every row ever seen";
-        return Some(Finding::warning(&table.name, text).mend("add a primary key"));
+        return Some(Finding::warning("table-no-key", &table.name, text).mend("add a primary key"));
     }
     None
 }
@@ -110,7 +98,7 @@ fn mend(table: &Table, why: &Unstreamable) -> String {
 fn partition(table: &Table, facts: &Facts) -> Option<Finding> {
     let (_, root) = facts.streamed().find(|(_, root)| root.leaves.iter().any(|leaf| leaf.oid == table.oid))?;
     let text = format!("it is a partition of {}, which is streamed too: its rows come under that name alone", root.name);
-    Some(Finding::problem(&table.name, text).mend("take it out of the configuration"))
+    Some(Finding::problem("table-partition", &table.name, text).mend("take it out of the configuration"))
 }
 
 /// Columns that the configuration names.
@@ -120,12 +108,12 @@ fn columns_named(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Find
     let unknown: Vec<_> = wanted.exclude.iter().chain(&wanted.hash).filter(|name| !there(name)).collect();
     if !unknown.is_empty() {
         let text = format!("it has no column {}: nothing would be left out or hashed", names(unknown));
-        findings.push(Finding::problem(&table.name, text).mend("correct exclude and hash in the configuration"));
+        findings.push(Finding::problem("column-absent", &table.name, text).mend("correct exclude and hash in the configuration"));
     }
     let key: Vec<_> = wanted.exclude.iter().filter(|name| table.key.contains(name)).collect();
     if !key.is_empty() {
         let text = format!("a column of its key is excluded: {}", names(key));
-        findings.push(Finding::problem(&table.name, text).mend("hash it instead, or keep it"));
+        findings.push(Finding::problem("column-key-excluded", &table.name, text).mend("hash it instead, or keep it"));
     }
     if wanted.streamed && wanted.exclude_at_source && !wanted.exclude.is_empty() {
         findings.push(at_source(table, facts));
@@ -136,14 +124,25 @@ fn columns_named(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Find
 fn at_source(table: &Table, facts: &Facts) -> Finding {
     let without = "use exclude alone: the columns are dropped here";
     if facts.server.version_num < COLUMN_LISTS {
-        return Finding::problem(&table.name, "exclude_at_source needs PostgreSQL 15: older servers have no column lists").mend(without);
+        return Finding::problem(
+            "at-source-version",
+            &table.name,
+            "exclude_at_source needs PostgreSQL 15: older servers have no column lists",
+        )
+        .mend(without);
     }
     if table.identity == ReplicaIdentity::Full {
         let text = "exclude_at_source under REPLICA IDENTITY FULL makes every UPDATE and DELETE fail at the source (42P10)";
-        return Finding::problem(&table.name, text).mend(without);
+        return Finding::problem("at-source-identity", &table.name, text).mend(without);
+    }
+    let generated = |name: &&String| table.columns.iter().any(|column| column.name == **name && column.generated);
+    if let Some(column) = table.identity_columns.iter().find(generated) {
+        let text =
+            format!("exclude_at_source needs a column list, in which {column} of its replica identity cannot stand: it is generated");
+        return Finding::problem("at-source-identity", &table.name, text).mend(without);
     }
     let text = "exclude_at_source: the columns of the list cannot be dropped at the source (2BP01), and new columns never arrive";
-    Finding::warning(&table.name, text).mend(without)
+    Finding::warning("at-source", &table.name, text).mend(without)
 }
 
 fn rights(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
@@ -153,7 +152,8 @@ fn rights(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
     if !table.schema_usable {
         let text = format!("role {role} may not use schema {}", table.name.schema);
         findings.push(
-            Finding::problem(&table.name, text).mend(format!("GRANT USAGE ON SCHEMA {} TO {grantee}", quote_ident(&table.name.schema))),
+            Finding::problem("rights-schema", &table.name, text)
+                .mend(format!("GRANT USAGE ON SCHEMA {} TO {grantee}", quote_ident(&table.name.schema))),
         );
     }
     let needed = |name: &&String| !wanted.exclude.contains(name) && table.columns.iter().any(|c| c.name == **name && !c.generated);
@@ -164,21 +164,23 @@ fn rights(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
             true => format!("role {role} has no SELECT on it"),
             false => format!("role {role} has no SELECT on {}", names(closed)),
         };
-        findings.push(Finding::problem(&table.name, text).mend(grant(&table.name)));
+        findings.push(Finding::problem("rights-columns", &table.name, text).mend(grant(&table.name)));
     } else if !table.selectable {
         let text = format!("role {role} has SELECT on columns only: LOCK TABLE, which guards the copy, asks for it on the whole table");
-        findings.push(Finding::problem(&table.name, text).mend(grant(&table.name)));
+        findings.push(Finding::problem("rights-table", &table.name, text).mend(grant(&table.name)));
     }
     let shut = |leaf: &&Leaf| !leaf.schema_usable || leaf.unselectable.iter().any(|name| needed(&name));
     let shut: Vec<_> = table.leaves.iter().filter(shut).map(|leaf| &leaf.name).collect();
     if let Some(first) = shut.first() {
         let mend = format!("{} (and so on), and USAGE on its schema", grant(first));
         let text = format!("role {role} may not read its partitions, which are copied one by one: {}", names(shut));
-        findings.push(Finding::problem(&table.name, text).mend(mend));
+        findings.push(Finding::problem("rights-partitions", &table.name, text).mend(mend));
     }
     if table.row_security {
         let text = format!("row level security hides rows from role {role}: a copy would fail, so that it is never a filtered one");
-        findings.push(Finding::problem(&table.name, text).mend(format!("as a superuser: ALTER ROLE {grantee} BYPASSRLS")));
+        findings.push(
+            Finding::problem("rights-row-security", &table.name, text).mend(format!("as a superuser: ALTER ROLE {grantee} BYPASSRLS")),
+        );
     }
     findings
 }
@@ -194,10 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn tables_as_they_should_be_are_summed_up() {
-        let found = judged(&facts(&[table("a"), partitioned("p")]));
-        assert!(found.iter().all(|f| f.severity == Severity::Ok) && found.len() == 2, "{found:?}");
-        assert_eq!(found[1].text, "streamed, key id, 2 columns, 2 partitions");
+    fn of_tables_as_they_should_be_nothing_is_said() {
+        assert_eq!(judged(&facts(&[table("a"), partitioned("p")])), []);
     }
 
     #[test]

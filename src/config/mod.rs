@@ -59,6 +59,8 @@ pub struct Source {
     pub slot: String,
     /// Publication.
     pub publication: String,
+    /// Whether the slot is kept in step on standbys (17+).
+    pub failover: bool,
 }
 
 /// `[lake]`.

@@ -44,6 +44,7 @@ impl Source {
             tls_ca,
             slot: slot.unwrap_or_else(|| "huella".to_owned()),
             publication: publication.unwrap_or_else(|| "huella".to_owned()),
+            failover: reader.flag("source.failover", false),
         }
     }
 

@@ -35,6 +35,19 @@ pub struct PublicationMark {
     /// `(oid, xmin)` of each `pg_publication_namespace` row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schemas: BTreeMap<String, (u32, u32)>,
+    /// Column lists that stand for `exclude_at_source`. Beyond the contract's example, because without it a list of ours could not be
+    /// told from one of the owner's once the option is taken back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lists: BTreeMap<TableName, ListMark>,
+}
+
+/// A column list that keeps excluded columns at the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListMark {
+    /// `(oid, xmin)` of the table's `pg_publication_rel` row.
+    pub row: (u32, u32),
+    /// What the configuration excluded when it was made.
+    pub exclude: Vec<String>,
 }
 
 /// Which database the lake follows.

@@ -21,9 +21,9 @@ use tokio_postgres::{GenericClient, Row};
 pub enum TableKind {
     /// A plain table.
     Ordinary,
-    /// The root of a partition tree (and not itself a partition).
+    /// The root of a partition tree, whole or part of a larger one.
     Partitioned,
-    /// A partition, of whatever level.
+    /// A partition that holds rows itself.
     Leaf,
     /// A view, materialised view, foreign table, sequence, … (a foreign table that is a partition as well).
     Other,
@@ -61,6 +61,8 @@ pub struct Table {
     pub key: Vec<String>,
     /// Partitions that hold rows, of all levels, by oid.
     pub leaves: Vec<Leaf>,
+    /// The partitioned tables that it is a partition of, of all levels, by oid.
+    pub ancestors: Vec<u32>,
     /// A row level security policy filters what this role reads, of the table or of a leaf.
     pub row_security: bool,
     /// Fingerprint (`fingerprints`).
@@ -263,12 +265,13 @@ struct Relation {
     inherits_children: bool,
     owned: bool,
     selectable: bool,
+    ancestors: Vec<u32>,
 }
 
 fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fingerprint: String) -> Table {
     let own = &relation.leaf;
     let kind = match relation.relkind.as_str() {
-        "r" | "p" if relation.partition => TableKind::Leaf,
+        "r" if relation.partition => TableKind::Leaf,
         "r" => TableKind::Ordinary,
         "p" => TableKind::Partitioned,
         _ => TableKind::Other,
@@ -296,6 +299,7 @@ fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fing
         schema_usable: own.schema_usable,
         selectable: relation.selectable,
         leaves: leaves.into_iter().map(|leaf| leaf.leaf.clone()).collect(),
+        ancestors: relation.ancestors.clone(),
     }
 }
 
@@ -319,7 +323,12 @@ async fn relations(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result
                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                          AND NOT COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false)
                        ORDER BY a.attnum),
-                (SELECT t.root FROM tree t WHERE t.oid = c.oid AND t.root <> c.oid AND c.relkind <> 'p' LIMIT 1)
+                (SELECT t.root FROM tree t WHERE t.oid = c.oid AND t.root <> c.oid AND c.relkind <> 'p' LIMIT 1),
+                ARRAY(WITH RECURSIVE up AS (
+                        SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition
+                        UNION ALL
+                        SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.inhparent)
+                      SELECT up.inhparent FROM up)
            FROM wanted w JOIN pg_catalog.pg_class c ON c.oid = w.oid
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid"
@@ -363,6 +372,7 @@ fn relation(row: &Row) -> Result<Relation> {
         inherits_children: row.get(15),
         owned: row.get(12),
         selectable: row.get(11),
+        ancestors: row.get(18),
     })
 }
 

@@ -48,7 +48,7 @@ impl DbError {
 
     /// Drops what can quote data.
     fn screened(severity: String, code: String, message: String, detail: Option<String>, hint: Option<String>) -> Self {
-        let quotes_data = ["22", "23"].iter().any(|class| code.starts_with(class));
+        let quotes_data = quotes_data(&code);
         let harmless_detail = ["08", "28", "3D", "40P01", "42501", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class));
         Self {
             severity,
@@ -148,6 +148,20 @@ pub fn sqlstate(error: &Error) -> Option<&str> {
         cause = one.source();
     }
     None
+}
+
+/// An error of a SQL session as a cause that may be printed: a server's answer without what can quote data. (tokio-postgres
+/// prints message and detail as they came.)
+pub fn screened(error: tokio_postgres::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error.as_db_error() {
+        Some(db) => Box::new(DbError::from_tokio(db)),
+        None => Box::new(error),
+    }
+}
+
+/// Whether the messages of this SQLSTATE's class can quote data: what could not be converted, computed or stored.
+pub(super) fn quotes_data(code: &str) -> bool {
+    ["22", "23"].iter().any(|class| code.starts_with(class))
 }
 
 /// Turns an error of a SQL session into ours; `doing` says what was attempted.

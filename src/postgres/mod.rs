@@ -7,6 +7,7 @@
 
 mod auth;
 pub mod catalogue;
+pub mod column_list;
 mod column_type;
 pub mod error;
 pub mod fingerprint;

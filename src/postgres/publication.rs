@@ -2,8 +2,9 @@
 //!
 //! Owns: reading the publication's catalogue rows, CREATE/ALTER/DROP PUBLICATION. Does not own: what a change of its marks
 //! means (`replicate`), what is refused (`check`). Invariants: reading locks no table (the view `pg_publication_tables` and
-//! `pg_get_expr` do); a statement that the role may not run is handed to the owner verbatim.
+//! `pg_get_expr` do; only [`filters`] uses the latter); a statement that the role may not run is handed to the owner verbatim.
 
+use super::catalogue::Table;
 use super::server;
 use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
@@ -11,7 +12,12 @@ use crate::table_name::{TableName, quote_ident};
 use std::collections::BTreeMap;
 use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
+
+/// Row filters and column lists came with this version.
+const FILTERS_SINCE: i32 = 150_000;
+/// How long a member's change may wait for the table's lock, which VACUUM and many ALTERs hold.
+const LOCK_WAIT: &str = "10s";
 
 /// A publication. `(oid, xmin)` of its row and of each membership row change with every edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +57,10 @@ pub struct PublishedTable {
     pub xmin: u32,
     /// The column list (15+), in table order.
     pub columns: Option<Vec<String>>,
-    /// It has a row filter (15+).
+    /// It has a row filter (15+) that counts: beside a membership of the table's schema the server ignores it.
     pub row_filter: bool,
+    /// The columns that the filter looks at, in table order.
+    pub filter_columns: Vec<String>,
 }
 
 /// A member schema.
@@ -87,6 +95,15 @@ impl Member {
     }
 }
 
+impl Publication {
+    /// The member under whose name the table's rows are sent instead of its own, if there is one: with the root option the topmost
+    /// partitioned table above it that is a member.
+    pub fn sent_under(&self, table: &Table) -> Option<&TableName> {
+        let above = |published: &PublishedTable| table.ancestors.contains(&published.relid);
+        self.tables.iter().find(|(_, published)| self.via_root && above(published)).map(|(name, _)| name)
+    }
+}
+
 /// The statement that makes the publication.
 pub fn create_sql(name: &str, members: &[Member]) -> String {
     let tables = if members.is_empty() { String::new() } else { format!(" FOR TABLE {}", list(members)) };
@@ -96,6 +113,17 @@ pub fn create_sql(name: &str, members: &[Member]) -> String {
 /// The statement that adds tables to it.
 pub fn add_sql(name: &str, members: &[Member]) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), list(members))
+}
+
+/// The statements that give a member another list of columns; its row filter has to be said again. To be run in one transaction.
+pub fn relist_sql(name: &str, member: &Member, filter: Option<&str>) -> String {
+    let publication = quote_ident(name);
+    let filter = filter.map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+    format!(
+        "ALTER PUBLICATION {publication} DROP TABLE ONLY {}; ALTER PUBLICATION {publication} ADD TABLE {}{filter}",
+        member.table.sql(),
+        member.sql()
+    )
 }
 
 fn list(members: &[Member]) -> String {
@@ -125,17 +153,32 @@ pub async fn remove(client: &(impl GenericClient + Sync), name: &str, tables: &[
     execute(client, &format!("taking tables out of publication {name:?}"), &sql).await
 }
 
+/// Gives a member another list of columns (or none), and keeps its row filter.
+pub async fn relist(client: &(impl GenericClient + Sync), name: &str, member: &Member, relid: u32) -> Result<()> {
+    let filter = filters(client, name, &[relid]).await?.remove(&relid);
+    let sql = relist_sql(name, member, filter.as_deref());
+    // Several statements in one message are one transaction, so that no change falls between leaving and joining.
+    let all = format!("SET LOCAL lock_timeout = '{LOCK_WAIT}'; {sql}");
+    let doing = format!("changing the columns of {} in publication {name:?}", member.table);
+    run(client, &doing, &all, &format!("BEGIN; {sql}; COMMIT")).await
+}
+
 /// Drops it if it is there.
 pub async fn drop(client: &(impl GenericClient + Sync), name: &str) -> Result<()> {
     execute(client, &format!("dropping publication {name:?}"), &format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name))).await
 }
 
 async fn execute(client: &(impl GenericClient + Sync), doing: &str, sql: &str) -> Result<()> {
+    run(client, doing, sql, sql).await
+}
+
+/// Runs `sql`; if the role may not, `shown` is handed to the owner.
+async fn run(client: &(impl GenericClient + Sync), doing: &str, sql: &str, shown: &str) -> Result<()> {
     match client.batch_execute(sql).await {
         Ok(()) => Ok(()),
         Err(e) if is(&e, &SqlState::INSUFFICIENT_PRIVILEGE) => {
             let said = e.as_db_error().map(|db| db.message().to_owned()).unwrap_or_default();
-            Err(Error::source_refused(format!("{doing}: {said}. Let the tables' owner, or a superuser, run: {sql};")))
+            Err(Error::source_refused(format!("{doing}: {said}. Let the tables' owner, or a superuser, run: {shown};")))
         }
         // Dropped or renamed since it was listed: the next look lists anew.
         Err(e) if is(&e, &SqlState::UNDEFINED_TABLE) || is(&e, &SqlState::INVALID_SCHEMA_NAME) => {
@@ -179,28 +222,60 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
     if publication.all_tables || !publication.schemas.is_empty() {
         let brought = brought(&publication);
         for row in client.query_typed(brought, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
-            let table = PublishedTable { relid: row.get(2), oid: 0, xmin: 0, columns: None, row_filter: false };
+            let table = PublishedTable { relid: row.get(2), oid: 0, xmin: 0, columns: None, row_filter: false, filter_columns: Vec::new() };
             publication.tables.insert(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), table);
         }
     }
-    // Column list and filter came with 15; as JSON the row answers on every version.
+    // Column list and filter came with 15; as JSON the row answers on every version. The filter is a tree of nodes, whose text
+    // names its columns by number; `pg_get_expr`, which names them otherwise, would wait for the table's lock.
     let sql = "SELECT n.nspname::text, c.relname::text, m.prrelid, m.oid, m.xmin::text,
                       CASE WHEN (j.row -> 'prattrs') <> 'null' THEN
                         ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
                                WHERE a.attrelid = m.prrelid AND (j.row -> 'prattrs') @> pg_catalog.to_jsonb(a.attnum)
                                ORDER BY a.attnum) END,
-                      (j.row ->> 'prqual') IS NOT NULL
+                      (j.row ->> 'prqual') IS NOT NULL,
+                      ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                             WHERE a.attrelid = m.prrelid AND a.attnum::text IN
+                                   (SELECT f.found[1] FROM pg_catalog.regexp_matches(j.row ->> 'prqual', ':varattno (\\d+)', 'g') AS f(found))
+                             ORDER BY a.attnum)
                  FROM pg_catalog.pg_publication_rel m
                 CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(m) AS row) j
                  JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE m.prpubid = $1";
     for row in client.query_typed(sql, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
-        let table =
-            PublishedTable { relid: row.get(2), oid: row.get(3), xmin: xid(row.get(4))?, columns: row.get(5), row_filter: row.get(6) };
-        publication.tables.insert(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), table);
+        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        let (oid, xmin) = (row.get(3), xid(row.get(4))?);
+        let counts = !publication.schemas.contains_key(&name.schema);
+        let table = PublishedTable {
+            relid: row.get(2),
+            oid,
+            xmin,
+            columns: row.get(5),
+            row_filter: counts && row.get(6),
+            filter_columns: if counts { row.get(7) } else { Vec::new() },
+        };
+        publication.tables.insert(name, table);
     }
     Ok(Some(publication))
+}
+
+/// The row filters that count of these tables, as SQL conditions, by the table's oid. The server locks each table (ACCESS SHARE)
+/// while it prints its filter: a session that holds that lock already waits for nobody.
+pub async fn filters(client: &(impl GenericClient + Sync), name: &str, relids: &[u32]) -> Result<BTreeMap<u32, String>> {
+    if server::version(client).await? < FILTERS_SINCE {
+        return Ok(BTreeMap::new());
+    }
+    let sql = "SELECT m.prrelid, pg_catalog.pg_get_expr(m.prqual, m.prrelid)
+                 FROM pg_catalog.pg_publication_rel m
+                 JOIN pg_catalog.pg_publication p ON p.oid = m.prpubid JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
+                WHERE p.pubname = $1 AND m.prrelid = ANY ($2) AND m.prqual IS NOT NULL AND NOT p.puballtables
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s
+                                   WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)";
+    let params: [(&(dyn ToSql + Sync), Type); 2] = [(&name, Type::TEXT), (&relids, Type::OID_ARRAY)];
+    let doing = format!("reading the row filters of publication {name:?}");
+    let rows = client.query_typed(sql, &params).await.map_err(|e| failed(doing, e))?;
+    Ok(rows.iter().filter_map(|row| Some((row.get(0), row.get::<_, Option<String>>(1)?))).collect())
 }
 
 /// Tables that come without a row of their own, by the server's rule: permanent, not of the system; with the root option
@@ -249,6 +324,11 @@ mod tests {
             create_sql("hu\"ella", &members),
             "CREATE PUBLICATION \"hu\"\"ella\" FOR TABLE ONLY \"public\".\"a b\", ONLY \"x\"\"y\".\"C\" (\"id\", \"sel\"\"ect\") \
              WITH (publish_via_partition_root = true)"
+        );
+        assert_eq!(
+            relist_sql("h", &members[1], Some("(a > 1)")),
+            "ALTER PUBLICATION \"h\" DROP TABLE ONLY \"x\"\"y\".\"C\"; ALTER PUBLICATION \"h\" ADD TABLE ONLY \"x\"\"y\".\"C\" \
+             (\"id\", \"sel\"\"ect\") WHERE ((a > 1))"
         );
         assert_eq!(add_sql("h", &members[..1]), "ALTER PUBLICATION \"h\" ADD TABLE ONLY \"public\".\"a b\"");
         assert_eq!(create_sql("h", &[]), "CREATE PUBLICATION \"h\" WITH (publish_via_partition_root = true)");

@@ -125,6 +125,14 @@ impl Replication {
         Ok(ExportedSlot { consistent_point: parsed(row, 1, &doing)?, snapshot: cell(row, 2, &doing)?.to_owned() })
     }
 
+    /// Has standbys keep `slot` in step (17+), so that one that is promoted can be streamed from. The slot in use is a `Retry` error with
+    /// SQLSTATE 55006.
+    pub async fn enable_failover(&mut self, slot: &str) -> Result<()> {
+        let sql = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", escape_identifier(slot));
+        let doing = format!("turning failover on for slot {slot:?}");
+        timed(self.command(&sql, &doing), &doing).await.map(|_| ())
+    }
+
     /// Starts the stream of `slot` at `from` (`0/0`: at the slot's own position; a position below that is
     /// moved up by the server without a word). The slot in use is a `Retry` error with SQLSTATE 55006.
     pub async fn start(mut self, slot: &str, publication: &str, from: Lsn, setup: StreamSetup) -> Result<ReplicationStream> {

@@ -35,6 +35,8 @@ pub struct ServerInfo {
     pub current_wal_lsn: Lsn,
     /// A standby.
     pub in_recovery: bool,
+    /// `synchronized_standby_slots`: the stream of a failover slot does not run ahead of these (17+).
+    pub synchronized_standby_slots: Option<String>,
     /// The cluster's identity, as IDENTIFY_SYSTEM gives it; `None` if the role may not read it by SQL.
     pub system_identifier: Option<String>,
     /// Database of this session.
@@ -113,7 +115,8 @@ pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
                            ELSE pg_catalog.pg_current_wal_lsn() END::text,
                       pg_catalog.pg_is_in_recovery(), pg_catalog.current_database()::text, r.rolname::text,
                       r.rolsuper, r.rolreplication, r.rolbypassrls,
-                      pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+                      pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+                      pg_catalog.current_setting('synchronized_standby_slots', true)
                  FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER";
     let row = one(client, sql, "reading the server's settings").await?;
     Ok(ServerInfo {
@@ -136,6 +139,7 @@ pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
             bypass_rls: row.get(14),
             create_in_database: row.get(15),
         },
+        synchronized_standby_slots: row.get(16),
     })
 }
 

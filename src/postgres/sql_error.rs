@@ -1,7 +1,9 @@
 //! What a failed SQL statement means for the caller.
 //!
-//! Owns: the table from SQLSTATE to `Kind`. Invariant: a server's DETAIL is never printed, it can hold cells.
+//! Owns: the table from SQLSTATE to `Kind`. Invariant: nothing that can hold cells is printed: no DETAIL, no
+//! message of a class that quotes data.
 
+use super::error::quotes_data;
 use crate::error::{Error, Kind};
 use tokio_postgres::error::SqlState;
 
@@ -16,7 +18,8 @@ pub(super) fn failed(doing: impl std::fmt::Display, error: tokio_postgres::Error
         "28" | "42" | "22" | "3D" | "3F" => Kind::Source,
         _ => Kind::Retry,
     };
-    Error::new(kind, format!("{doing}: {} (SQLSTATE {})", db.message(), code.code()))
+    let said = if quotes_data(code.code()) { "(message withheld, it may quote data)" } else { db.message() };
+    Error::new(kind, format!("{doing}: {said} (SQLSTATE {})", code.code()))
 }
 
 /// Whether a statement failed with this SQLSTATE.

@@ -5,15 +5,17 @@
 //! or a slot at exactly the watermark; a slot that we did not intend is never dropped.
 
 use super::edit::{Edit, store_schema};
-use super::source::{self, mark, privacy};
+use super::membership::{self, mark};
+use super::source::{self, privacy};
 use super::writer::Writer;
 use crate::commit::{Change, Held, claim, create, load};
-use crate::config::Mode as TableMode;
+use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{FORMAT, Pending, SlotState, Source, Watermark, rfc3339};
+use crate::lake::{FORMAT, Pending, PublicationMark, SlotState, Source, Watermark, rfc3339};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::error::screened;
 use crate::postgres::slot::Dropped;
 use crate::postgres::{Replication, System, connect_sql, publication, slot};
 use crate::schema::version::{Fit, TableSchema};
@@ -45,7 +47,7 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
         return Ok(Established::Before);
     }
     let client = connect_sql(&writer.options).await?;
-    let info = source::check_server(&client).await?;
+    let info = source::check_server(&client, &writer.config).await?;
     // Of two first starts one goes on, the other waits here until that has ended or died.
     turn(&client, &writer.config.source.slot).await?;
     let standing = load(writer.store.as_ref()).await?.map(|(w, _)| w);
@@ -65,7 +67,8 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     }
     let held = intend(writer, &client, standing, resnapshot, &system, &info.database).await?;
     free_slot(&client, &writer.config.source.slot).await?;
-    prepare_publication(&client, &writer.config.source.publication, &tables, resnapshot).await?;
+    let before = held.watermark().source.publication.clone();
+    prepare_publication(&client, &writer.config, &tables, resnapshot, before.as_ref()).await?;
     promote(writer, &client, held, &tables, &system).await?;
     Ok(Established::Now)
 }
@@ -77,7 +80,7 @@ async fn turn(client: &Client, slot: &str) -> Result<()> {
         let row = client
             .query_one("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('huella'), pg_catalog.hashtext($1))", &[&slot])
             .await
-            .map_err(|e| Error::retry("taking the turn for a first start").with_source(e))?;
+            .map_err(|e| Error::retry("taking the turn for a first start").with_source(screened(e)))?;
         if row.get(0) {
             return Ok(());
         }
@@ -167,24 +170,37 @@ async fn free_slot(client: &Client, name: &str) -> Result<()> {
     }
 }
 
-async fn prepare_publication(client: &Client, name: &str, tables: &[Table], resnapshot: bool) -> Result<()> {
+async fn prepare_publication(
+    client: &Client,
+    config: &Config,
+    tables: &[Table],
+    resnapshot: bool,
+    before: Option<&PublicationMark>,
+) -> Result<()> {
+    let name = &config.source.publication;
     if resnapshot
         && let Some(found) = publication::read(client, name).await?
         && !(found.insert && found.update && found.delete && found.truncate)
         && found.owner_is_me
     {
         let sql = format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", crate::table_name::quote_ident(name));
-        client.batch_execute(&sql).await.map_err(|e| Error::source_refused(format!("{sql} was refused")).with_source(e))?;
+        client.batch_execute(&sql).await.map_err(|e| Error::source_refused(format!("{sql} was refused")).with_source(screened(e)))?;
     }
-    source::ensure_publication(client, name, tables, true).await
+    membership::ensure(client, config, tables, true, before).await
 }
 
 /// Locks, makes and promotes the slot, and says `ready` with every table pending.
 async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &[Table], system: &System) -> Result<()> {
     let config = &writer.config;
     let names: Vec<_> = tables.iter().map(|t| t.name.clone()).collect();
+    let published = mark(config, &source::observe(client, config, tables.to_vec()).await?.publication);
     let prepared = prepare(&writer.options, &names, config.snapshot.workers).await?;
-    let observed = source::observe(client, &config.source.publication, prepared.tables.clone()).await?;
+    let observed = source::observe(client, config, prepared.tables.clone()).await?;
+    if mark(config, &observed.publication) != published {
+        // What was sent between the consistent point and the edit was chosen by other rules than the copy's.
+        return Err(Error::retry("the publication was edited while the slot was made"));
+    }
+    let mut filters = prepared.filters(&config.source.publication).await?;
     let copied_slot = slot::copy(client, &prepared.slot, &config.source.slot).await?;
     if copied_slot != prepared.point {
         return Err(Error::retry(format!("the promoted slot stands at {copied_slot}, not at {}", prepared.point)));
@@ -195,7 +211,7 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
     let broken = through.is_some_and(|t| point < t)
         || (through.is_some() && (before.source.system_identifier != system.identifier || before.source.timeline != system.timeline));
     let mut jobs = Vec::new();
-    let mut edits = vec![Edit::Publication(mark(&config.source.publication, &observed.publication))];
+    let mut edits = vec![Edit::Publication(mark(config, &observed.publication))];
     for table in observed.tables.values() {
         let schema = version_for(writer, &before, table, broken).await?;
         store_schema(held.store().as_ref(), &schema).await?;
@@ -203,7 +219,11 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
         let pending = Pending { version, fingerprint: fingerprint.clone(), since: None };
         edits.push(Edit::Pending { table: name, oid, pending });
         let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
-        jobs.push(CopyJob { schema: Arc::new(schema), fingerprint, kind, filter: None });
+        let filter = filters.remove(&table.oid);
+        if filter.is_some() != observed.publication.tables.get(&table.name).is_some_and(|published| published.row_filter) {
+            return Err(Error::retry(format!("the publication's row filter of {} was changed just now", table.name)));
+        }
+        jobs.push(CopyJob { schema: Arc::new(schema), fingerprint, kind, filter });
     }
     edits.extend(before.streamed().filter(|(n, _)| !observed.tables.contains_key(*n)).map(|(n, _)| Edit::Forget(n.clone())));
     let identity = system.clone();
@@ -244,6 +264,7 @@ async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken:
         let path = crate::lake::schema_path(&table.name, newest);
         let object = crate::commit::persist("read a schema", || writer.store.get(&path)).await?;
         if let Some(schema) = object.and_then(|o| serde_json::from_slice::<TableSchema>(&o.body).ok())
+            && schema.honours(&hidden, table)
             && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_))
         {
             return Ok(schema);
@@ -255,13 +276,13 @@ async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken:
 /// `initial = false`: goes on from a slot's position, without a copy.
 async fn adopt(writer: &mut Writer, client: &Client, tables: &[Table], system: &System, database: &str) -> Result<Established> {
     let config = &writer.config;
-    source::ensure_publication(client, &config.source.publication, tables, true).await?;
-    let observed = source::observe(client, &config.source.publication, tables.to_vec()).await?;
+    membership::ensure(client, config, tables, true, None).await?;
+    let observed = source::observe(client, config, tables.to_vec()).await?;
     if slot::read(client, &config.source.slot).await?.is_none() {
         client
             .execute("SELECT pg_catalog.pg_create_logical_replication_slot($1::text::name, 'pgoutput')", &[&config.source.slot])
             .await
-            .map_err(|e| Error::retry("making the replication slot").with_source(e))?;
+            .map_err(|e| Error::retry("making the replication slot").with_source(screened(e)))?;
     }
     let found = slot::read(client, &config.source.slot).await?;
     let through: Lsn =
@@ -269,7 +290,7 @@ async fn adopt(writer: &mut Writer, client: &Client, tables: &[Table], system: &
     let mut watermark = blank(writer, system, database);
     watermark.slot_state = SlotState::Ready;
     watermark.through = Some(through);
-    Edit::Publication(mark(&config.source.publication, &observed.publication)).apply(&mut watermark);
+    Edit::Publication(mark(config, &observed.publication)).apply(&mut watermark);
     for table in observed.tables.values() {
         let schema = TableSchema::begin(table, 1, &privacy(config, &table.name));
         store_schema(writer.store.as_ref(), &schema).await?;

@@ -7,6 +7,7 @@
 mod copier;
 mod edit;
 mod establish;
+mod membership;
 mod offer;
 mod pipeline;
 mod proposals;

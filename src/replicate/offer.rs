@@ -5,6 +5,7 @@
 //! of one call become current in one commit; a crash leaves orphans, or a whole proposal that the next writer takes or finds void.
 
 use super::edit::store_schema;
+use super::membership::mark;
 use super::proposals::{Found, Together, remove};
 use super::registry::next_version;
 use super::source::{self, privacy};
@@ -177,7 +178,7 @@ impl Offer<'_> {
                 table.ok_or_else(|| Error::source_refused(format!("table {name} does not exist: correct [[table]] name, or create it")))?;
             source::refuse_unfit_catalogue(self.config, table)?;
             let (schema, changed) = self.catalogue_version(table, watermark).await?;
-            let job = job(schema, table);
+            let job = job(schema, table, None);
             let digest = content(&prepared, &job, self.hash_key.as_ref()).await?;
             let mark = watermark.tables.get(name).filter(|m| m.mode == TableMode::Snapshot);
             if !changed && mark.is_some_and(|m| m.snapshot.is_some() && m.content.as_ref() == Some(&digest)) {
@@ -198,7 +199,7 @@ impl Offer<'_> {
         let mark = watermark.tables.get(&table.name).filter(|m| m.mode == TableMode::Snapshot && m.snapshot.is_some());
         if let Some(version) = mark.and_then(|m| m.version) {
             let known = self.schema(&table.name, version).await?;
-            if known.keeps(&hidden) {
+            if known.honours(&hidden, table) {
                 match known.fit_catalogue(table, &hidden) {
                     Fit::Same(_) => return Ok((known, false)),
                     Fit::Extends { schema, .. } => return Ok((*schema, true)),
@@ -220,7 +221,13 @@ impl Offer<'_> {
     async fn streamed(&self, names: &[TableName], watermark: &Watermark) -> Result<Vec<ProposedTable>> {
         let prepared = prepare(&self.options, names, self.config.snapshot.workers).await?;
         let client = connect_sql(&self.options).await?;
-        let observed = source::observe(&client, &self.config.source.publication, prepared.tables.clone()).await?;
+        let name = &self.config.source.publication;
+        let observed = source::observe(&client, self.config, prepared.tables.clone()).await?;
+        let mut filters = prepared.filters(name).await?;
+        // A copy reads by the publication as it is behind S: only if that is the one the writer streams by do the two agree.
+        if watermark.source.publication.as_ref() != Some(&mark(self.config, &observed.publication)) {
+            return Err(Error::retry("the publication was edited: wait until `huella run` has followed, then ask again"));
+        }
         let mut jobs = Vec::new();
         let mut offered = BTreeMap::new();
         for name in names {
@@ -230,7 +237,7 @@ impl Offer<'_> {
             let Some(version) = mark.version.filter(|_| mark.pending.is_empty() && same_rows(&mark.fingerprint, &table.fingerprint)) else {
                 return Err(changes("has another definition than the lake, or is being copied"));
             };
-            jobs.push(job(self.schema(name, version).await?, table));
+            jobs.push(job(self.schema(name, version).await?, table, filters.remove(&table.oid)));
             offered.insert(name.clone(), (Some(version), None));
         }
         let copied = self.copy(prepared, jobs, watermark).await?;
@@ -351,9 +358,9 @@ impl Offer<'_> {
     }
 }
 
-fn job(schema: TableSchema, table: &Table) -> CopyJob {
+fn job(schema: TableSchema, table: &Table, filter: Option<String>) -> CopyJob {
     let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
-    CopyJob { schema: Arc::new(schema), fingerprint: table.fingerprint.clone(), kind, filter: None }
+    CopyJob { schema: Arc::new(schema), fingerprint: table.fingerprint.clone(), kind, filter }
 }
 
 fn proposed(copied: Copied, mode: TableMode, offered: &BTreeMap<TableName, (Option<u32>, Option<String>)>) -> ProposedTable {

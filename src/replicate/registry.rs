@@ -5,8 +5,10 @@
 //! committed; what changed without a message is copied anew.
 
 use super::edit::{Edit, store_schema};
-use super::source::{Observed, mark, privacy};
+use super::membership::mark;
+use super::source::{Observed, privacy};
 use super::wire;
+use crate::batch::Torn;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
@@ -14,7 +16,7 @@ use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
 use crate::postgres::fingerprint::{rewritten, same_rows, same_shape};
-use crate::schema::version::{Fit, Layout, TableSchema};
+use crate::schema::version::{Fit, Layout, Privacy, TableSchema};
 use crate::snapshot::CopyJob;
 use crate::store::Store;
 use crate::table_name::TableName;
@@ -28,6 +30,8 @@ struct Entry {
     mark: TableMark,
     versions: Vec<Arc<TableSchema>>,
     table: Option<Table>,
+    /// Columns that never arrive, as they were told last.
+    unlisted: Vec<String>,
 }
 
 impl Entry {
@@ -62,7 +66,7 @@ impl Registry {
                     serde_json::from_slice(&body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))?;
                 versions.push(Arc::new(schema));
             }
-            entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None });
+            entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None, unlisted: Vec::new() });
         }
         Ok(Self { entries, publication: watermark.source.publication.clone(), edits: Vec::new() })
     }
@@ -82,7 +86,7 @@ impl Registry {
 
     /// Compares with the source as it is now; what changed becomes edits and copies.
     pub(crate) async fn compare(&mut self, store: &dyn Store, config: &Config, observed: &Observed, copy_new: bool) -> Result<()> {
-        let now = mark(&config.source.publication, &observed.publication);
+        let now = mark(config, &observed.publication);
         let before = self.publication.clone();
         if let Some(before) = &before
             && before.oid != now.oid
@@ -99,6 +103,7 @@ impl Registry {
                     b.tables.get(name) != now.tables.get(name) || (now.tables.get(name) == Some(&(0, 0)) && b.schemas != now.schemas)
                 });
             self.compare_table(store, config, table, edited.then_some(observed.position), copy_new).await?;
+            self.tell_unlisted(config, observed, name);
         }
         if before.as_ref() != Some(&now) {
             self.publication = Some(now.clone());
@@ -111,6 +116,54 @@ impl Registry {
             self.edits.push(Edit::Forget(name));
         }
         Ok(())
+    }
+
+    /// Says once of each column that it never arrives.
+    fn tell_unlisted(&mut self, config: &Config, observed: &Observed, name: &TableName) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let now = observed.unlisted.get(name).map(|unlisted| unlisted.columns.clone()).unwrap_or_default();
+        if let Some(unlisted) = observed.unlisted.get(name).filter(|_| now != entry.unlisted) {
+            let columns = unlisted.columns.join(",");
+            if config.table(name).is_some_and(|table| table.exclude_at_source) {
+                tracing::warn!(table = %name, columns, mend = unlisted.mend, "columns stay at the source that the configuration does not exclude: name them under exclude, or let them through");
+            } else {
+                tracing::info!(table = %name, columns, "the publication's column list leaves columns out");
+            }
+        }
+        entry.unlisted = now;
+    }
+
+    /// Whether the publication's membership of a table is the one that was last compared; if not, the next look decides what is copied.
+    pub(crate) fn knows(&self, config: &Config, observed: &Observed, name: &TableName) -> bool {
+        let now = mark(config, &observed.publication);
+        self.publication.as_ref().is_some_and(|known| {
+            (known.oid, known.xmin, &known.schemas) == (now.oid, now.xmin, &now.schemas) && known.tables.get(name) == now.tables.get(name)
+        })
+    }
+
+    /// A row came without all of its values: only a copy behind its transaction has them.
+    pub(crate) async fn torn(&mut self, store: &Arc<dyn Store>, config: &Config, torn: &Torn) -> Result<()> {
+        let Some(entry) = self.entries.get_mut(&torn.table) else { return Ok(()) };
+        let Some((table, version)) = entry.table.clone().zip(entry.versions.last().cloned()) else {
+            return Err(Error::bug(format!("{}: rows of a table that was not looked at", torn.table)));
+        };
+        let since = Some(Lsn(torn.commit_lsn.0 + 1));
+        match entry.mark.pending.last_mut() {
+            // One copy makes up for all of them; it has to lie behind the last one.
+            Some(pending) if pending.version == version.version && pending.since.is_some() => {
+                if pending.since < since {
+                    pending.since = since;
+                    let (pending, oid) = (pending.clone(), entry.mark.oid);
+                    self.edits.push(Edit::Pending { table: torn.table.clone(), oid, pending });
+                }
+                Ok(())
+            }
+            _ => {
+                let reason = "an UPDATE of a key brought a row into the publication's row filter, and its large values that did not change were not \
+                              sent (REPLICA IDENTITY FULL would send them)";
+                self.begin(store.as_ref(), &privacy(config, &table.name), &table, Some(version), since, reason).await
+            }
+        }
     }
 
     async fn compare_table(
@@ -147,16 +200,17 @@ impl Registry {
                 mark.version = Some(version);
                 self.edits.push(Edit::Adopted { table: name.clone(), oid, version, fingerprint });
             }
-            self.entries.insert(name, Entry { mark, versions: vec![Arc::new(schema)], table: Some(table.clone()) });
+            self.entries.insert(name, Entry { mark, versions: vec![Arc::new(schema)], table: Some(table.clone()), unlisted: Vec::new() });
             return Ok(());
         };
         entry.table = Some(table.clone());
         let newest = entry.newest_fingerprint().to_owned();
-        if !edited && newest == table.fingerprint {
+        let schema = entry.versions.last().cloned().ok_or_else(|| Error::bug(format!("{}: a table without a version", table.name)))?;
+        refuse_renamed(&schema, &privacy, table)?;
+        let privacy_changed = !schema.honours(&privacy, table);
+        if !edited && !privacy_changed && newest == table.fingerprint {
             return Ok(());
         }
-        let schema = entry.versions.last().cloned().ok_or_else(|| Error::bug(format!("{}: a table without a version", table.name)))?;
-        let privacy_changed = !schema.keeps(&privacy);
         let (reason, version) = match schema.fit_catalogue(table, &privacy) {
             _ if privacy_changed => ("the configuration's exclude or hash changed".to_owned(), None),
             Fit::Breaks(reason) => (reason, None),
@@ -180,7 +234,7 @@ impl Registry {
                 }
             }
         };
-        self.begin(store, config, table, version, edited_below, &reason).await
+        self.begin(store, &privacy, table, version, edited_below, &reason).await
     }
 
     /// A compatible change: the newest version has a new fingerprint.
@@ -202,7 +256,7 @@ impl Registry {
     async fn begin(
         &mut self,
         store: &dyn Store,
-        config: &Config,
+        privacy: &Privacy,
         table: &Table,
         version: Option<Arc<TableSchema>>,
         since: Option<Lsn>,
@@ -214,7 +268,7 @@ impl Registry {
             Some(schema) => schema,
             None => {
                 let number = entry.versions.iter().map(|v| v.version).max().unwrap_or(0) + 1;
-                let schema = Arc::new(TableSchema::begin(table, number, &privacy(config, name)));
+                let schema = Arc::new(TableSchema::begin(table, number, privacy));
                 store_schema(store, &schema).await?;
                 entry.versions.push(Arc::clone(&schema));
                 schema
@@ -255,6 +309,9 @@ impl Registry {
         if let Some(table) = table.filter(|t| t.leaves.iter().any(|l| l.oid == relation.id)) {
             relation.id = table.oid;
         }
+        if let (Some(newest), Some(table)) = (entry.versions.last(), table) {
+            refuse_renamed(newest, &privacy, table)?;
+        }
         let mut why = String::new();
         for index in (0..entry.versions.len()).rev() {
             let schema = Arc::clone(&entry.versions[index]);
@@ -268,7 +325,7 @@ impl Registry {
                     let newest = entry.newest_fingerprint();
                     let anew = table.filter(|t| rewritten(newest, &t.fingerprint)).map(|_| format!("every row was written anew ({what})"));
                     if let (Some(reason), Some(table)) = (copy.or(anew), table) {
-                        self.begin(store, config, table, Some(Arc::clone(&extended)), None, &reason).await?;
+                        self.begin(store, &privacy, table, Some(Arc::clone(&extended)), None, &reason).await?;
                     } else if let Some(table) = table {
                         self.keep(name, table.fingerprint.clone())?;
                     }
@@ -278,17 +335,23 @@ impl Registry {
             }
         }
         let table = table.ok_or_else(|| Error::retry(format!("{name}: {why}, and the table is no longer in the catalogue")))?;
+        let mut hidden = privacy.clone();
         let ahead = matches!(TableSchema::begin(table, 0, &privacy).fit_relation(&relation, Some(table), &privacy), Fit::Breaks(_));
         if ahead {
             // The catalogue has gone on: these rows get a version of their own, of the shape they were sent in, which a copy of the
             // present shape supersedes. Nothing waits for a shape that never comes back.
             let then = wire::table(client, &relation, table).await?;
-            self.begin(store, config, &then, None, None, &format!("{why}; the stream is behind the catalogue there")).await?;
+            if !hidden.exclude.is_empty() || !hidden.hash.is_empty() {
+                // A column that nobody knows any more may be a private one under a name of before: it stays out.
+                hidden.exclude.extend(wire::unknown(&relation, table, &entry.versions));
+            }
+            let reason = format!("{why}; the stream is behind the catalogue there");
+            self.begin(store, &hidden, &then, None, None, &reason).await?;
         }
         let schema = if ahead { self.newest(name)? } else { None };
-        self.begin(store, config, table, None, None, &why).await?;
+        self.begin(store, &privacy, table, None, None, &why).await?;
         let schema = schema.or(self.newest(name)?).ok_or_else(|| Error::bug("a version was just begun"))?;
-        match schema.fit_relation(&relation, Some(table).filter(|_| !ahead), &privacy) {
+        match schema.fit_relation(&relation, Some(table).filter(|_| !ahead), &hidden) {
             Fit::Same(layout) | Fit::Extends { layout, .. } => Ok((schema, Arc::new(layout))),
             Fit::Breaks(reason) => Err(Error::bug(format!("{name}: a version was begun for a shape that does not fit it ({reason})"))),
         }
@@ -333,7 +396,7 @@ impl Registry {
     }
 
     /// The job of copying a table as it is under the lock; `None` if its shape is not the pending one (the next comparison will see that).
-    pub(crate) fn job(&self, locked: &Table) -> Option<CopyJob> {
+    pub(crate) fn job(&self, locked: &Table, filter: Option<String>) -> Option<CopyJob> {
         let entry = self.entries.get(&locked.name)?;
         let pending = entry.mark.pending.last()?;
         let schema = entry.versions.iter().find(|v| v.version == pending.version)?;
@@ -341,8 +404,20 @@ impl Registry {
             schema: Arc::clone(schema),
             fingerprint: pending.fingerprint.clone(),
             kind: if locked.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary },
-            filter: None,
+            filter,
         })
+    }
+}
+
+/// A private column that was renamed at the source would come in under its new name.
+fn refuse_renamed(schema: &TableSchema, privacy: &Privacy, table: &Table) -> Result<()> {
+    match schema.renamed_private(privacy, table) {
+        None => Ok(()),
+        Some(name) => Err(Error::config(format!(
+            "table {}: column {name} was excluded or hashed under a name that the table no longer has; nothing of it is written under the new one. \
+             Correct exclude or hash",
+            table.name
+        ))),
     }
 }
 

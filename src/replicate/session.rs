@@ -5,6 +5,7 @@
 //! transactions; whatever ends the session, what was handed over is committed up to its last boundary.
 
 use super::copier::{Lake, Outcome};
+use super::membership;
 use super::pipeline::{Order, Pipeline};
 use super::proposals::{self, Found};
 use super::registry::Registry;
@@ -114,8 +115,8 @@ async fn begin(writer: &Writer, client: &Client, held: &crate::commit::Held) -> 
     let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
     let (config, known) = (&writer.config, registry.names());
     let tables = source::wanted(client, config, &known).await?;
-    source::ensure_publication(client, &config.source.publication, &tables, false).await?;
-    let observed = source::observe(client, &config.source.publication, tables).await?;
+    membership::ensure(client, config, &tables, false, held.watermark().source.publication.as_ref()).await?;
+    let observed = source::observe(client, config, tables).await?;
     registry.compare(held.store().as_ref(), config, &observed, true).await?;
     Ok(registry)
 }
@@ -185,7 +186,7 @@ impl Session<'_> {
             return error;
         }
         let name = &self.writer.config.source.publication;
-        match source::observe(&self.client, name, Vec::new()).await {
+        match source::observe(&self.client, &self.writer.config, Vec::new()).await {
             Err(told) if told.kind() == Kind::Source => told,
             _ => Error::source_refused(format!(
                 "publication {name:?} is there, and was not when changes were written that are still to be sent: they cannot be decoded. \
@@ -225,8 +226,8 @@ impl Session<'_> {
         self.looking = Some(tokio::spawn(async move {
             let client = connect_sql(&options).await?;
             let tables = source::wanted(&client, &config, &known).await?;
-            source::ensure_publication(&client, &config.source.publication, &tables, false).await?;
-            let observed = source::observe(&client, &config.source.publication, tables).await?;
+            membership::ensure(&client, &config, &tables, false, None).await?;
+            let observed = source::observe(&client, &config, tables).await?;
             Ok((observed, proposals::list(store.as_ref()).await))
         }));
     }
@@ -297,9 +298,11 @@ impl Session<'_> {
     async fn copied(&mut self, outcome: Outcome) -> Result<()> {
         match outcome {
             Outcome::Prepared(prepared) => {
-                let publication = &self.writer.config.source.publication;
-                let observed = source::observe(&self.client, publication, prepared.tables.clone()).await?;
-                let jobs: Vec<_> = observed.tables.values().filter_map(|t| self.registry.job(t)).collect();
+                let config = &self.writer.config;
+                let observed = source::observe(&self.client, config, prepared.tables.clone()).await?;
+                let mut filters = prepared.filters(&config.source.publication).await?;
+                let unedited = observed.tables.values().filter(|t| self.registry.knows(config, &observed, &t.name));
+                let jobs: Vec<_> = unedited.filter_map(|t| self.registry.job(t, filters.remove(&t.oid))).collect();
                 if jobs.len() < prepared.tables.len() {
                     self.look(); // a shape changed meanwhile; what is left over waits for the next copy
                 }
@@ -374,7 +377,13 @@ impl Session<'_> {
             self.cut(self.batcher.has_complete()).await?;
         }
         match message {
-            Message::Insert { relation, new } => self.batcher.insert(self.target(relation)?, new),
+            Message::Insert { relation, new } => {
+                self.batcher.insert(self.target(relation)?, new)?;
+                match self.batcher.take_torn() {
+                    Some(torn) => self.registry.torn(&self.writer.store.clone(), &self.writer.config, &torn).await,
+                    None => Ok(()),
+                }
+            }
             Message::Update { relation, old, new } => self.batcher.update(self.target(relation)?, old, new),
             Message::Delete { relation, old } => self.batcher.delete(self.target(relation)?, old),
             Message::Truncate(truncate) => {
@@ -416,8 +425,7 @@ impl Session<'_> {
                     server::await_visible(&self.client, xid).await?;
                 }
                 let tables = catalogue::tables(&self.client, std::slice::from_ref(&name)).await?;
-                let publication = &self.writer.config.source.publication;
-                let mut observed = source::observe(&self.client, publication, tables.clone()).await?;
+                let mut observed = source::observe(&self.client, &self.writer.config, tables.clone()).await?;
                 let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
                 let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
                 self.look_outdated |= self.looking.is_some() && self.registry.has_edits();

@@ -3,13 +3,13 @@
 //! Owns: which tables are meant, the publication that carries them, the refusals of the contract's section 5.
 //! Invariant: a publication edited, dropped or re-created behind our back is never passed over.
 
+use super::membership;
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Result};
-use crate::lake::PublicationMark;
 use crate::lsn::Lsn;
-use crate::postgres::catalogue::{self, Table, TableKind};
-use crate::postgres::publication::{self, Member, Publication};
-use crate::postgres::server;
+use crate::postgres::catalogue::{self, Leaf, ReplicaIdentity, Table, TableKind};
+use crate::postgres::publication::{self, Publication};
+use crate::postgres::{column_list, server};
 use crate::schema::version::Privacy;
 use crate::table_name::TableName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,15 @@ pub(crate) struct Observed {
     pub(crate) position: Lsn,
     /// Streamed tables, reduced to what the publication sends of them.
     pub(crate) tables: BTreeMap<TableName, Table>,
+    /// What column lists leave out without the configuration saying so.
+    pub(crate) unlisted: BTreeMap<TableName, Unlisted>,
+}
+
+/// Columns that never arrive, and the SQL that lets them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unlisted {
+    pub(crate) columns: Vec<String>,
+    pub(crate) mend: String,
 }
 
 /// What the configuration keeps from the lake.
@@ -30,14 +39,27 @@ pub(crate) fn privacy(config: &Config, table: &TableName) -> Privacy {
     config.table(table).map(|t| Privacy { exclude: t.exclude.clone(), hash: t.hash.clone() }).unwrap_or_default()
 }
 
-/// The mark of a publication that the watermark keeps.
-pub(crate) fn mark(name: &str, publication: &Publication) -> PublicationMark {
-    PublicationMark {
-        name: name.to_owned(),
-        oid: publication.oid,
-        xmin: publication.xmin,
-        tables: publication.tables.iter().map(|(name, t)| (name.clone(), (t.oid, t.xmin))).collect(),
-        schemas: publication.schemas.iter().map(|(name, s)| (name.clone(), (s.oid, s.xmin))).collect(),
+/// Column lists, which `exclude_at_source` needs, came with this version.
+const COLUMN_LISTS: i32 = 150_000;
+/// Failover slots came with this version.
+const FAILOVER_SLOTS: i32 = 170_000;
+
+/// Refuses what the configuration asks of a server that is too old for it.
+pub(crate) fn refuse_by_version(config: &Config, version: i32) -> Result<()> {
+    let major = version / 10_000;
+    if config.source.failover && version < FAILOVER_SLOTS {
+        return Err(Error::config(format!(
+            "source.failover = true needs PostgreSQL 17, and this server is {major}: it cannot keep a slot in step on a standby. Set it to false"
+        )));
+    }
+    let at_source = config.tables.iter().flatten().find(|table| table.exclude_at_source);
+    match at_source.filter(|_| version < COLUMN_LISTS) {
+        Some(table) => Err(Error::config(format!(
+            "table {}: exclude_at_source = true needs PostgreSQL 15, and this server is {major}: it has no column lists. \
+             Use exclude alone, which drops the columns here",
+            table.name
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -53,8 +75,9 @@ pub(crate) async fn primary(client: &Client) -> Result<server::ServerInfo> {
 }
 
 /// The server's settings that nothing can be done without.
-pub(crate) async fn check_server(client: &Client) -> Result<server::ServerInfo> {
+pub(crate) async fn check_server(client: &Client, config: &Config) -> Result<server::ServerInfo> {
     let info = primary(client).await?;
+    refuse_by_version(config, info.version_num)?;
     if info.wal_level != "logical" {
         return Err(Error::source_refused(format!(
             "wal_level is {}: set wal_level = logical (ALTER SYSTEM SET wal_level = 'logical') and restart the server",
@@ -114,6 +137,7 @@ fn refuse_hidden(config: &Config, table: &Table) -> Result<()> {
     if let Some(hidden) = privacy(config, name).exclude.iter().find(|e| table.key.contains(e)) {
         return Err(Error::config(format!("table {name}: column {hidden} belongs to the key and cannot be excluded; hash it instead")));
     }
+    refuse_at_source(config, table)?;
     for column in privacy(config, name).exclude.iter().chain(&privacy(config, name).hash) {
         if !table.columns.iter().any(|c| c.name == *column) {
             tracing::warn!(table = %name, column, "a configured column is not in the table");
@@ -127,51 +151,67 @@ fn refuse_hidden(config: &Config, table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// Makes the publication, or adds what is missing to it. Only ever called while nothing can be lost by it: added tables are copied afterwards.
-pub(crate) async fn ensure_publication(client: &Client, name: &str, tables: &[Table], may_create: bool) -> Result<()> {
-    let members = |tables: &[&Table]| tables.iter().map(|t| Member::from(t.name.clone())).collect::<Vec<_>>();
-    match publication::read(client, name).await? {
-        None if may_create => publication::create(client, name, &members(&tables.iter().collect::<Vec<_>>())).await,
-        None => Err(Error::source_refused(format!(
-            "publication {name:?} is gone: changes since then were not sent. Run `huella run --resnapshot` to make it anew and copy every table"
-        ))),
-        Some(found) => {
-            let missing: Vec<&Table> = tables.iter().filter(|t| !found.tables.contains_key(&t.name)).collect();
-            if !missing.is_empty() {
-                tracing::warn!(tables = %missing.iter().map(|t| t.name.to_string()).collect::<Vec<_>>().join(","), "adding tables to the publication");
-            }
-            publication::add(client, name, &members(&missing)).await
-        }
+/// A column list must cover what the server logs of old rows, else every UPDATE and DELETE fails at the source.
+fn refuse_at_source(config: &Config, table: &Table) -> Result<()> {
+    if !config.table(&table.name).is_some_and(|t| t.exclude_at_source) {
+        return Ok(());
     }
+    let generated = |name: &&String| table.columns.iter().any(|column| column.name == **name && column.generated);
+    let why = match (table.identity, table.identity_columns.iter().find(generated)) {
+        (ReplicaIdentity::Full, _) => {
+            "under REPLICA IDENTITY FULL a column list makes every UPDATE and DELETE fail at the source (42P10)".to_owned()
+        }
+        (_, Some(column)) => format!("column {column} of its replica identity is generated, and cannot stand in a column list"),
+        _ => return Ok(()),
+    };
+    Err(Error::config(format!(
+        "table {}: exclude_at_source = true is not possible: {why}. Use exclude alone, which drops the columns here",
+        table.name
+    )))
 }
 
 /// Reads the publication and the tables it is to carry; refuses what would leave holes.
-pub(crate) async fn observe(client: &Client, publication_name: &str, tables: Vec<Table>) -> Result<Observed> {
-    let Some(publication) = publication::read(client, publication_name).await? else {
-        return Err(Error::source_refused(format!(
-            "publication {publication_name:?} is gone: changes since then were not sent. Run `huella run --resnapshot` to make it anew and copy every table"
-        )));
-    };
+pub(crate) async fn observe(client: &Client, config: &Config, tables: Vec<Table>) -> Result<Observed> {
+    let name = &config.source.publication;
+    let publication = publication::read(client, name).await?.ok_or_else(|| membership::gone(name))?;
     if !(publication.insert && publication.update && publication.delete && publication.truncate) {
         return Err(Error::source_refused(format!(
-            "publication {publication_name:?} does not publish all operations: ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate'), then `huella run --resnapshot`",
-            crate::table_name::quote_ident(publication_name)
+            "publication {name:?} does not publish all operations: ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate'), then `huella run --resnapshot`",
+            crate::table_name::quote_ident(name)
         )));
     }
     let position = server::insert_lsn(client).await?;
-    let mut reduced = BTreeMap::new();
+    let (mut reduced, mut unlisted) = (BTreeMap::new(), BTreeMap::new());
     for mut table in tables {
         let Some(published) = publication.tables.get(&table.name) else { continue };
-        if published.row_filter {
-            return Err(Error::source_refused(format!(
-                "the publication filters rows of {}: copies could not honour the filter. Remove it (ALTER PUBLICATION … SET TABLE without WHERE)",
-                table.name
-            )));
-        }
+        refuse_parts_of_their_own(&publication, &table)?;
         if let Some(columns) = &published.columns {
+            if let Some(key) = table.key.iter().find(|key| !columns.contains(key)) {
+                return Err(Error::source_refused(format!(
+                    "the publication's column list of {} leaves out {key}, which belongs to its key: rows could not be told apart. Put it into the list",
+                    table.name
+                )));
+            }
+            let left_out = column_list::unlisted(&table, published, &privacy(config, &table.name).exclude);
+            if !left_out.is_empty() {
+                let member = column_list::widened(&table, published, &left_out);
+                let mend = publication::relist_sql(name, &member, published.row_filter.then_some("…as before…"));
+                unlisted.insert(table.name.clone(), Unlisted { columns: left_out, mend: format!("BEGIN; {mend}; COMMIT;") });
+            }
             table.columns.retain(|c| columns.contains(&c.name));
         }
         reduced.insert(table.name.clone(), table);
     }
-    Ok(Observed { publication, position, tables: reduced })
+    Ok(Observed { publication, position, tables: reduced, unlisted })
+}
+
+/// Without the root option a partition's changes are filtered by its own membership, if it has one; the copy of the root knows only the root's.
+fn refuse_parts_of_their_own(publication: &Publication, table: &Table) -> Result<()> {
+    let own = |leaf: &&Leaf| publication.tables.get(&leaf.name).is_some_and(|p| p.row_filter || p.columns.is_some());
+    let Some(leaf) = table.leaves.iter().find(own).filter(|_| !publication.via_root) else { return Ok(()) };
+    Err(Error::source_refused(format!(
+        "the publication filters rows or columns of {}, a partition of {}, by itself: its copy could not honour that. \
+         ALTER PUBLICATION … SET (publish_via_partition_root = true), or take the partition out of the publication",
+        leaf.name, table.name
+    )))
 }

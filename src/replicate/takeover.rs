@@ -3,12 +3,14 @@
 //! Owns: waiting for a slot in use, the refusals that compare slot, server and watermark. Invariants: the lake is
 //! claimed only by who holds the slot; until then nothing is acknowledged; a hole is refused, never passed over.
 
-use super::source::primary;
+use super::source::{primary, refuse_by_version};
 use super::writer::Writer;
 use crate::commit::{claim, load};
+use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::lake::Watermark;
 use crate::lsn::Lsn;
+use crate::postgres::slot::Slot;
 use crate::postgres::{ConnectOptions, Replication, ReplicationStream, StreamSetup, System, connect_sql, slot, sqlstate};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -65,6 +67,7 @@ async fn standing(writer: &Writer) -> Result<Watermark> {
 async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream, u32)> {
     let source = &writer.config.source;
     let info = primary(client).await?;
+    refuse_by_version(&writer.config, info.version_num)?;
     let timeout = match info.wal_sender_timeout_ms {
         0 => DEFAULT_SENDER_TIMEOUT,
         ms => Duration::from_millis(ms.unsigned_abs()),
@@ -85,15 +88,15 @@ async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream,
             )));
         }
         check_cluster(&watermark, &system, &mut replication, &writer.options).await?;
-        check_slot(client, &source.slot, &info.database).await?;
-        let error = match replication.start(&source.slot, &source.publication, Lsn::ZERO, StreamSetup::default()).await {
+        let slot = check_slot(client, &source.slot, &info.database).await?;
+        let error = match start(replication, source, slot.failover).await {
             Ok(stream) => return Ok((stream, system.timeline)),
             Err(error) => error,
         };
         match sqlstate(&error) {
             Some("55006") => {}
             _ if slot::read(client, &source.slot).await?.is_none_or(|s| s.is_lost()) => {
-                return check_slot(client, &source.slot, &info.database).await.and(Err(error));
+                return check_slot(client, &source.slot, &info.database).await.and_then(|_| Err(error));
             }
             _ => return Err(error),
         }
@@ -114,6 +117,15 @@ async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream,
         }
         tokio::time::sleep(SLOT_PAUSE).await;
     }
+}
+
+/// Starts the stream; before, the only time when the slot is ours and idle, it is made what the configuration wants.
+async fn start(mut replication: Replication, source: &Source, failover: bool) -> Result<ReplicationStream> {
+    if source.failover && !failover {
+        replication.enable_failover(&source.slot).await?;
+        tracing::info!(slot = %source.slot, "standbys keep the slot in step from now on (failover)");
+    }
+    replication.start(&source.slot, &source.publication, Lsn::ZERO, StreamSetup::default()).await
 }
 
 /// Refuses another cluster, a WAL that ends below the watermark, and a foreign timeline.
@@ -166,7 +178,7 @@ fn descends(history: &str, timeline: u32, through: Lsn) -> bool {
 }
 
 /// Refuses a slot that is missing, lost, or not ours to use.
-async fn check_slot(client: &Client, name: &str, database: &str) -> Result<()> {
+async fn check_slot(client: &Client, name: &str, database: &str) -> Result<Slot> {
     let mend = "Run `huella run --resnapshot`: it makes the slot anew and copies every table; history is kept";
     let Some(slot) = slot::read(client, name).await? else {
         return Err(Error::source_refused(format!(
@@ -183,7 +195,7 @@ async fn check_slot(client: &Client, name: &str, database: &str) -> Result<()> {
             slot.plugin, slot.database
         )));
     }
-    Ok(())
+    Ok(slot)
 }
 
 /// The slot must not be ahead of the watermark: what lies between is gone.

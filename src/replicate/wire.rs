@@ -6,6 +6,8 @@
 use crate::error::Result;
 use crate::pgoutput::{Relation, RelationColumn, ReplicaIdentity};
 use crate::postgres::catalogue::{self, Column, Table};
+use crate::schema::version::TableSchema;
+use std::sync::Arc;
 use tokio_postgres::Client;
 
 /// `now` with the columns and the key of `relation`; without a fingerprint, for the catalogue never shows it again.
@@ -45,6 +47,13 @@ pub(crate) async fn table(client: &Client, relation: &Relation, now: &Table) -> 
         }
     };
     Ok(table)
+}
+
+/// Names of columns on the wire that neither the catalogue nor any version has.
+pub(crate) fn unknown(relation: &Relation, now: &Table, versions: &[Arc<TableSchema>]) -> Vec<String> {
+    let versioned = |name: &str| versions.iter().any(|v| v.columns.iter().any(|c| c.source == name));
+    let names = relation.columns.iter().filter(|c| !now.columns.iter().any(|there| there.name == c.name) && !versioned(&c.name));
+    names.map(|c| c.name.clone()).collect()
 }
 
 fn known<'a>(now: &'a Table, wire: &RelationColumn) -> Option<&'a Column> {

@@ -78,11 +78,6 @@ pub async fn run(config: Config, mode: Mode, mut stop: watch::Receiver<bool>) ->
         prepared: None,
         target: None,
     };
-    for table in writer.config.tables.iter().flatten() {
-        if table.exclude_at_source {
-            tracing::warn!(table = %table.name, "exclude_at_source has no effect yet: excluded columns are dropped in the decoder");
-        }
-    }
     let mut resnapshot = mode.resnapshot;
     let pauses = || {
         backon::ExponentialBuilder::default()

@@ -63,6 +63,9 @@ pub struct TableSchema {
     pub columns: Vec<SchemaColumn>,
     /// Lake names of the key's columns; empty: no key, the state is a multiset.
     pub key: Vec<String>,
+    /// `attnum` of columns that were kept out: one that is let in later has values in the rows there are, so that needs a new version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<i16>,
 }
 
 /// How the columns of a tuple on the wire lie in a version.
@@ -99,7 +102,8 @@ pub enum Fit {
 impl TableSchema {
     /// Begins a version with the catalogue's present shape.
     pub fn begin(table: &Table, version: u32, privacy: &Privacy) -> Self {
-        let mut schema = TableSchema { table: table.name.clone(), version, oid: table.oid, columns: Vec::new(), key: Vec::new() };
+        let excluded = live(table).filter(|c| privacy.exclude.contains(&c.name)).map(|c| c.attnum).collect();
+        let mut schema = TableSchema { table: table.name.clone(), version, oid: table.oid, columns: Vec::new(), key: Vec::new(), excluded };
         for column in live(table) {
             schema.push(column, privacy);
         }
@@ -138,10 +142,28 @@ impl TableSchema {
         });
     }
 
-    /// Whether its columns are hidden as the configuration says now.
-    pub fn keeps(&self, privacy: &Privacy) -> bool {
-        let as_configured = |c: &SchemaColumn| !privacy.exclude.contains(&c.source) && c.hashed == privacy.hash.contains(&c.source);
-        self.columns.iter().all(|c| c.dropped || as_configured(c))
+    /// Whether it keeps from the lake what `privacy` says, and nothing else; if not, a new version is needed.
+    pub fn honours(&self, privacy: &Privacy, table: &Table) -> bool {
+        let let_in = |column: &Column| self.excluded.contains(&column.attnum) && !privacy.exclude.contains(&column.name);
+        let as_asked = |c: &SchemaColumn| !self.reveals(c, privacy) && c.hashed == privacy.hash.contains(&c.source);
+        !live(table).any(let_in) && self.columns.iter().filter(|c| !c.dropped).all(as_asked)
+    }
+
+    /// A column that was kept out or hashed, and now has a name under which `privacy`, which still has the old one, does not know it.
+    pub fn renamed_private<'a>(&self, privacy: &Privacy, table: &'a Table) -> Option<&'a str> {
+        let stale = privacy.exclude.iter().any(|name| column(table, name).is_none());
+        let was_out = |c: &Column| stale && self.excluded.contains(&c.attnum);
+        let was_hashed = |c: &Column| {
+            let old = self.columns.iter().find(|old| old.hashed && !old.dropped && old.attnum == c.attnum);
+            old.is_some_and(|old| privacy.hash.contains(&old.source))
+        };
+        let mut unknown = live(table).filter(|c| !privacy.exclude.contains(&c.name) && !privacy.hash.contains(&c.name));
+        unknown.find(|c| was_out(c) || was_hashed(c)).map(|c| c.name.as_str())
+    }
+
+    /// Whether cells of the column would show what `privacy` keeps from the lake.
+    fn reveals(&self, column: &SchemaColumn, privacy: &Privacy) -> bool {
+        privacy.exclude.contains(&column.source) || (privacy.hash.contains(&column.source) && !column.hashed)
     }
 
     /// The live column of that name at the source.
@@ -191,6 +213,11 @@ impl TableSchema {
         let mut next = self.clone();
         let mut what = Vec::new();
         let mut copy = None;
+        let kept_out = wire.iter().filter(|c| privacy.exclude.iter().any(|e| e == c.name)).filter_map(|c| c.catalogue);
+        for column in kept_out.filter(|c| !self.excluded.contains(&c.attnum) && self.by_source(&c.name).is_none()) {
+            next.excluded.push(column.attnum);
+            what.push(format!("column {} excluded", column.name));
+        }
         for column in wire.iter().filter(|c| !privacy.exclude.iter().any(|e| e == c.name)) {
             let Some(index) = next.columns.iter().position(|c| !c.dropped && c.source == column.name) else {
                 if self.late(column).is_some() {
@@ -254,7 +281,8 @@ impl TableSchema {
                 return Fit::Breaks("the key changed".to_owned());
             }
         }
-        let layout = next.layout(wire.iter().map(|c| c.name), |name| wire.iter().find(|c| c.name == name).and_then(|c| next.late(c)));
+        let layout =
+            next.layout(wire.iter().map(|c| c.name), privacy, |name| wire.iter().find(|c| c.name == name).and_then(|c| next.late(c)));
         if next == *self { Fit::Same(layout) } else { Fit::Extends { schema: Box::new(next), layout, copy, what: what.join(", ") } }
     }
 
@@ -283,10 +311,11 @@ impl TableSchema {
         self.columns.iter().rposition(known).filter(|_| column.catalogue.is_none())
     }
 
-    /// The layout of tuples with these columns; the schema knows them all but for excluded ones.
-    fn layout<'a>(&self, wire: impl Iterator<Item = &'a str>, late: impl Fn(&str) -> Option<usize>) -> Layout {
-        let slots: Vec<Option<usize>> =
-            wire.map(|name| self.columns.iter().position(|c| !c.dropped && c.source == name).or_else(|| late(name))).collect();
+    /// The layout of tuples with these columns; the schema knows them all but for excluded ones. Rows that are older than a change of
+    /// `privacy` still belong to a version of before; there the columns that it would reveal stay NULL.
+    fn layout<'a>(&self, wire: impl Iterator<Item = &'a str>, privacy: &Privacy, late: impl Fn(&str) -> Option<usize>) -> Layout {
+        let known = |name: &str| self.columns.iter().position(|c| !c.dropped && c.source == name).or_else(|| late(name));
+        let slots: Vec<Option<usize>> = wire.map(|name| known(name).filter(|at| !self.reveals(&self.columns[*at], privacy))).collect();
         let keys = self.key_indices();
         Layout {
             key: (0..slots.len()).filter(|w| slots[*w].is_some_and(|s| keys.contains(&s))).collect(),
@@ -297,7 +326,7 @@ impl TableSchema {
 
     /// The layout of a copy that selects the version's live columns in their order.
     pub fn copy_layout(&self) -> Layout {
-        self.layout(self.columns.iter().filter(|c| !c.dropped).map(|c| c.source.as_str()), |_| None)
+        self.layout(self.columns.iter().filter(|c| !c.dropped).map(|c| c.source.as_str()), &Privacy::default(), |_| None)
     }
 
     /// The document as it is stored, and as footers carry it.

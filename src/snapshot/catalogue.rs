@@ -8,6 +8,7 @@ use super::copy::{CopyJob, refused, select};
 use super::prepare::{self, BEGIN, Prepared, lock};
 use crate::error::{Error, Result};
 use crate::postgres::catalogue;
+use crate::postgres::error::screened;
 use crate::postgres::{ConnectOptions, connect_sql, server};
 use crate::schema::HashKey;
 use crate::table_name::TableName;
@@ -25,7 +26,7 @@ pub async fn prepare_catalogues(options: &ConnectOptions, names: &[TableName], w
     lock(&locker, &aux, names, "BEGIN READ ONLY").await?;
     let first = connect_sql(options).await?;
     let doing = "taking the catalogues' snapshot";
-    let failed = |e| Error::retry(doing).with_source(e);
+    let failed = |e| Error::retry(doing).with_source(screened(e));
     // As for streamed tables, each session has locks of its own. None of them needs a snapshot, so the first query takes it.
     lock(&first, &aux, names, BEGIN).await?;
     let row = first.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await.map_err(failed)?;

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{DataFile, FileKind, SnapshotMark, date};
 use crate::postgres::catalogue::TableKind;
+use crate::postgres::error::screened;
 use crate::schema::HashKey;
 use crate::schema::version::{Layout, TableSchema};
 use crate::store::Store;
@@ -129,7 +130,7 @@ pub(super) fn select(job: &CopyJob) -> String {
     let columns: Vec<String> = job.schema.columns.iter().filter(|c| !c.dropped).map(|c| quote_ident(&c.source)).collect();
     // A partitioned root's rows lie in its leaves; the children of plain inheritance are tables of their own.
     let only = if job.kind == TableKind::Partitioned { "" } else { "ONLY " };
-    let filter = job.filter.as_ref().map(|f| format!(" WHERE {f}")).unwrap_or_default();
+    let filter = job.filter.as_ref().map(|f| format!(" WHERE ({f})")).unwrap_or_default();
     format!("SELECT {} FROM {only}{}{filter}", columns.join(", "), job.schema.table.sql())
 }
 
@@ -154,7 +155,11 @@ pub(super) fn refused(error: tokio_postgres::Error) -> Error {
         Some("42501") => Error::source_refused(
             "reading the table was refused (SELECT missing, or row level security applies to the role: give it SELECT and BYPASSRLS)",
         )
-        .with_source(error),
-        _ => Error::retry("COPY was interrupted").with_source(error),
+        .with_source(screened(error)),
+        Some(code) if code.starts_with("22") => Error::source_refused(
+            "a row makes the copy's query fail, most likely in the publication's row filter: correct that, the stream fails of it as well",
+        )
+        .with_source(screened(error)),
+        _ => Error::retry("COPY was interrupted").with_source(screened(error)),
     }
 }

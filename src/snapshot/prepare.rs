@@ -8,8 +8,10 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Table};
-use crate::postgres::{ConnectOptions, ExportedSlot, Replication, connect_sql, server, slot};
+use crate::postgres::error::screened;
+use crate::postgres::{ConnectOptions, ExportedSlot, Replication, connect_sql, publication, server, slot};
 use crate::table_name::TableName;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -48,6 +50,14 @@ impl Prepared {
     /// Sessions that share a snapshot which no slot stands at.
     pub(super) fn without_slot(point: Lsn, time_us: i64, tables: Vec<Table>, workers: Vec<Client>, locker: Client) -> Self {
         Self { point, time_us, tables, slot: String::new(), workers, locker, exporter: None }
+    }
+
+    /// The publication's row filters of the locked tables, by oid. Read behind the consistent point: a filter that changes later has a
+    /// publication row that changed later, and so asks for a copy behind this one. Read by the session that holds the locks, because
+    /// printing a filter takes the table's lock again, and behind a waiting ALTER only its holder gets that.
+    pub async fn filters(&self, publication: &str) -> Result<BTreeMap<u32, String>> {
+        let oids: Vec<u32> = self.tables.iter().map(|table| table.oid).collect();
+        publication::filters(&self.locker, publication, &oids).await
     }
 
     /// Ends the temporary slot; the workers keep what they see.
@@ -91,13 +101,13 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 /// Lets a session, locks in hand, see what an exported snapshot sees.
 pub(super) async fn import(session: &Client, snapshot: &str) -> Result<()> {
     let import = format!("SET TRANSACTION SNAPSHOT '{}'", snapshot.replace('\'', "''"));
-    session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(e))
+    session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(screened(e)))
 }
 
 /// The server's clock, microseconds since 1970-01-01 UTC.
 pub(super) async fn clock_us(client: &Client) -> Result<i64> {
     let sql = "SELECT (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
-    Ok(client.query_one(sql, &[]).await.map_err(|e| Error::retry("reading the server's clock").with_source(e))?.get(0))
+    Ok(client.query_one(sql, &[]).await.map_err(|e| Error::retry("reading the server's clock").with_source(screened(e)))?.get(0))
 }
 
 /// Makes the temporary slot, which waits for every transaction that has written. One of those may in turn wait for our locks
@@ -137,7 +147,7 @@ async fn make_slot(exporter: &mut Replication, name: &str, locker: &Client, aux:
 
 async fn backend_pid(client: &Client) -> Result<i32> {
     let row = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
-    Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(e))?.get(0))
+    Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(screened(e)))?.get(0))
 }
 
 /// Begins a transaction that holds the locks.
@@ -146,7 +156,7 @@ pub(super) async fn lock(locker: &Client, aux: &Client, names: &[TableName], beg
     let pid = backend_pid(locker).await?;
     let list: Vec<String> = names.iter().map(TableName::sql).collect();
     if list.is_empty() {
-        return locker.batch_execute(begin).await.map_err(|e| Error::retry(doing).with_source(e));
+        return locker.batch_execute(begin).await.map_err(|e| Error::retry(doing).with_source(screened(e)));
     }
     let sql = format!("SET lock_timeout = '{}ms'; {begin}; LOCK TABLE {} IN ACCESS SHARE MODE", LOCK_WAIT.as_millis(), list.join(", "));
     let locking = locker.batch_execute(&sql);
@@ -159,8 +169,8 @@ pub(super) async fn lock(locker: &Client, aux: &Client, names: &[TableName], beg
                 let state = e.code().map(|c| c.code().to_owned()).unwrap_or_default();
                 match state.as_str() {
                     "55P03" => Error::retry(format!("{doing}: waited {} s for {}", LOCK_WAIT.as_secs(), blockers.join("; "))),
-                    "42501" | "42P01" | "3F000" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(e),
-                    _ => Error::retry(doing).with_source(e),
+                    "42501" | "42P01" | "3F000" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(screened(e)),
+                    _ => Error::retry(doing).with_source(screened(e)),
                 }
             }),
             () = tokio::time::sleep(REPORT_EVERY) => {

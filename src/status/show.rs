@@ -52,7 +52,7 @@ fn slot_document(slot: &Slot, source: &Source) -> Value {
         "name": slot.name, "active": slot.active, "wal_status": slot.wal_status, "safe_wal_size": slot.safe_wal_size,
         "confirmed_flush": slot.confirmed_flush, "restart_lsn": slot.restart_lsn,
         "restart_lag_bytes": slot.restart_lsn.map(|restart| distance(restart, source.current_wal)),
-        "lost": slot.is_lost(), "invalidation_reason": slot.invalidation_reason,
+        "lost": slot.is_lost(), "invalidation_reason": slot.invalidation_reason, "failover": slot.failover, "synced": slot.synced,
     })
 }
 
@@ -113,6 +113,9 @@ fn slot_text(slot: &Slot, source: &Source) -> String {
         Some(bytes) => add(format!("lost after {} more", ByteSize(u64::try_from(bytes).unwrap_or(0)))),
         None if slot.is_lost() => {}
         None => add("no limit of WAL".to_owned()),
+    }
+    if slot.failover {
+        add("kept in step on standbys (failover)".to_owned());
     }
     if let Some(confirmed) = slot.confirmed_flush {
         add(format!("confirmed {confirmed}"));

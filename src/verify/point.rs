@@ -12,11 +12,12 @@ use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
 use crate::postgres::catalogue::{self, Table};
 use crate::postgres::error::from_sql;
+use crate::postgres::publication::{self, Publication};
 use crate::postgres::{ConnectOptions, Replication, connect_sql, server, slot, sqlstate};
 use crate::store::Store;
 use crate::table_name::{TableName, quote_ident};
 use futures_util::TryStreamExt;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
@@ -39,8 +40,12 @@ pub(super) struct Cut {
     pub(super) point: Lsn,
     /// A read-only transaction on the snapshot, which holds the tables' locks.
     pub(super) client: Client,
-    /// The tables that exist.
+    /// The tables that exist, reduced to the columns that are published.
     pub(super) tables: Vec<Table>,
+    /// The publication, if it is there.
+    pub(super) publication: Option<Publication>,
+    /// Its row filters as SQL conditions, by the table's oid.
+    pub(super) filters: BTreeMap<u32, String>,
     /// For questions outside of the snapshot.
     control: Client,
 }
@@ -50,7 +55,7 @@ pub(super) async fn cut(config: &Config, watermark: &Watermark, names: &[TableNa
     let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
     let control = connect_sql(&options).await?;
     let client = connect_sql(&options).await?;
-    let tables = catalogue::tables(&control, names).await?;
+    let mut tables = catalogue::tables(&control, names).await?;
     let list: Vec<String> = tables.iter().map(|table| table.name.sql()).collect();
     // The session that reads holds the locks: one that asked for them later would wait behind a DDL that waits for the locks.
     let mut sql = format!(
@@ -71,7 +76,18 @@ pub(super) async fn cut(config: &Config, watermark: &Watermark, names: &[TableNa
         Err(_) => Err(waits_for(&control).await),
     };
     exporter.terminate().await;
-    Ok(Cut { point: point?, client, tables, control })
+    let point = point?;
+    let name = &config.source.publication;
+    let publication = publication::read(&control, name).await?;
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    // By the session that holds the locks: printing a filter takes the table's lock again.
+    let filters = publication::filters(&client, name, &oids).await?;
+    for table in &mut tables {
+        if let Some(listed) = publication.as_ref().and_then(|p| p.tables.get(&table.name)?.columns.as_ref()) {
+            table.columns.retain(|column| listed.contains(&column.name));
+        }
+    }
+    Ok(Cut { point, client, tables, publication, filters, control })
 }
 
 async fn import(exporter: &mut Replication, client: &Client) -> Result<Lsn> {

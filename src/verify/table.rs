@@ -35,6 +35,8 @@ pub(super) struct Side<'a> {
     /// The source, at the position.
     pub(super) client: &'a Client,
     pub(super) table: &'a Table,
+    /// The publication's row filter: rows beside it are not the lake's business.
+    pub(super) filter: Option<&'a str>,
     pub(super) schema: &'a TableSchema,
     pub(super) hash: Option<&'a HashKey>,
 }
@@ -108,7 +110,7 @@ async fn links(side: &Side<'_>, files: &[&LiveFile], shape: &Arc<Shape>, window:
 /// Takes the source's rows away from the lake's; what is left on either side differs.
 async fn against_source(side: &Side<'_>, shape: &Shape, partition: &Partition, mut state: State, report: &mut Report) -> Result<()> {
     let doing = format!("reading {}", side.table.name);
-    let stream = side.client.copy_out(&select(side.table, shape)).await.map_err(|e| from_sql(e, &doing))?;
+    let stream = side.client.copy_out(&select(side, shape)).await.map_err(|e| from_sql(e, &doing))?;
     let mut stream = std::pin::pin!(stream);
     let mut lines = Lines::default();
     while let Some(bytes) = stream.try_next().await.map_err(|e| from_sql(e, &doing))? {
@@ -148,11 +150,13 @@ async fn against_source(side: &Side<'_>, shape: &Shape, partition: &Partition, m
     Ok(())
 }
 
-fn select(table: &Table, shape: &Shape) -> String {
+fn select(side: &Side<'_>, shape: &Shape) -> String {
+    let table = side.table;
     let columns: Vec<String> = shape.columns.iter().map(|column| quote_ident(&column.source)).collect();
     // A partitioned table's rows are its leaves'; an ordinary table's children are tables of their own.
     let only = if table.kind == TableKind::Partitioned { "" } else { "ONLY " };
-    format!("COPY (SELECT {} FROM {only}{}) TO STDOUT", columns.join(", "), table.name.sql())
+    let filter = side.filter.map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+    format!("COPY (SELECT {} FROM {only}{}{filter}) TO STDOUT", columns.join(", "), table.name.sql())
 }
 
 /// A line of COPY as the row that the lake should have.

@@ -161,8 +161,13 @@ impl Lake {
 
     /// The state equals the source's rows, value for value. Columns in `except` are left aside.
     pub(crate) async fn assert_equals_source(&self, source: &Client, table: &str, except: &[&str]) {
+        self.assert_equals_rows(source, table, "true", except).await;
+    }
+
+    /// The same for those of the source's rows that a publication's row filter lets through.
+    pub(crate) async fn assert_equals_rows(&self, source: &Client, table: &str, filter: &str, except: &[&str]) {
         let mut lake = self.state(table);
-        let mut there = source_rows(source, table).await;
+        let mut there = source_rows(source, table, filter).await;
         for row in lake.iter_mut().chain(&mut there) {
             row.retain(|name, _| !except.contains(&name.as_str()));
         }
@@ -385,7 +390,7 @@ async fn query(source: &Client, sql: &str) -> Vec<Vec<Option<String>>> {
 }
 
 /// The source's rows: generated columns, which no replication carries, left out; arrays as JSON.
-async fn source_rows(source: &Client, table: &str) -> Vec<Cells> {
+async fn source_rows(source: &Client, table: &str, filter: &str) -> Vec<Cells> {
     let (schema, name) = parts(table);
     let relation = format!("{}.{}", quoted(&schema), quoted(&name));
     let pins = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'";
@@ -406,7 +411,7 @@ async fn source_rows(source: &Client, table: &str) -> Vec<Cells> {
     // A partitioned table's rows are those of its leaves; the heirs of plain inheritance are tables of their own.
     let root = format!("SELECT relkind FROM pg_catalog.pg_class WHERE oid = '{}'::regclass", relation.replace('\'', "''"));
     let only = if query(source, &root).await[0][0].as_deref() == Some("p") { "" } else { "ONLY " };
-    let rows = query(source, &format!("SELECT {} FROM {only}{relation}", list.join(", "))).await;
+    let rows = query(source, &format!("SELECT {} FROM {only}{relation} WHERE {filter}", list.join(", "))).await;
     rows.into_iter()
         .map(|row| columns.iter().zip(row).map(|((name, pg, _), cell)| (name.clone(), cell.map(|text| canonical(pg, &text)))).collect())
         .collect()

@@ -1,5 +1,7 @@
 //! A PostgreSQL server of the test's own: made in a temporary directory, loopback only, ended with the value.
 
+#![allow(dead_code)] // each test crate uses a part
+
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ pub(crate) struct Server {
 }
 
 /// `HUELLA_PG_BIN`, else the newest PostgreSQL of the system.
-fn bin_dir() -> Option<PathBuf> {
+pub(crate) fn bin_dir() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("HUELLA_PG_BIN") {
         return Some(dir.into());
     }
@@ -28,7 +30,7 @@ fn bin_dir() -> Option<PathBuf> {
 }
 
 /// The server's programs refuse root.
-fn command(program: &Path) -> Command {
+pub(crate) fn command(program: &Path) -> Command {
     // SAFETY: geteuid has no preconditions.
     if unsafe { libc::geteuid() } != 0 {
         return Command::new(program);

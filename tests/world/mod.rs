@@ -249,6 +249,12 @@ impl Running {
         self.0.try_wait().unwrap().is_some()
     }
 
+    /// Whether it has stopped itself (failpoint `…=stop`).
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|behind| behind.trim_start().starts_with('T'))
+    }
+
     pub(crate) fn wait(mut self) -> Option<i32> {
         let limit = Instant::now() + PATIENCE;
         loop {

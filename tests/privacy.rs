@@ -1,0 +1,226 @@
+//! What is excluded or hashed appears nowhere: in no cell, statistic or footer of any file, in no log at any level, in no output.
+
+#![allow(clippy::unwrap_used)] // a broken test may panic
+
+mod lake_reader;
+mod private_server;
+mod world;
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use world::World;
+
+/// Every private value holds this text; every private number is this one.
+const MARK: &str = "MARCAPRIVADA";
+const NUMBER: i64 = 987_654_321;
+const KEY: &str = "una clave bastante larga";
+
+fn files(dir: &Path, found: &mut BTreeSet<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, found);
+        } else {
+            found.insert(path);
+        }
+    }
+}
+
+fn lake_files(w: &World) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    files(&w.lake(), &mut found);
+    found
+}
+
+fn shows(bytes: &[u8]) -> bool {
+    let number = NUMBER.to_string();
+    let has = |mark: &[u8]| bytes.windows(mark.len()).any(|part| part == mark);
+    has(MARK.as_bytes()) || has(number.as_bytes()) || has(KEY.as_bytes())
+}
+
+/// Neither as it lies on disk (names, statistics, footers) nor in any decoded cell.
+fn assert_hidden(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    assert!(!shows(&bytes), "{}", path.display());
+    if path.extension().is_none_or(|extension| extension != "parquet") {
+        return;
+    }
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap().build().unwrap();
+    for batch in reader {
+        let batch = batch.unwrap();
+        for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
+            let at = |shown: bool| assert!(!shown, "column {} of {}", field.name(), path.display());
+            if let Some(texts) = array.as_string_opt::<i32>() {
+                texts.iter().flatten().for_each(|text| at(shows(text.as_bytes())));
+            } else if let Some(texts) = array.as_binary_opt::<i32>() {
+                texts.iter().flatten().for_each(|text| at(shows(text)));
+            } else if let Some(numbers) = array.as_primitive_opt::<Int64Type>() {
+                at(numbers.iter().flatten().any(|number| number == NUMBER));
+            } else {
+                assert!(array.null_count() <= array.len());
+            }
+        }
+    }
+}
+
+fn output(w: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
+    let output = w.command(args).envs(env.iter().copied()).output().unwrap();
+    let all = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&all).into_owned())
+}
+
+const TABLES: &str = "[{name = 'public.donantes', exclude = ['notas', 'firma'], hash = ['cedula', 'correo', 'saldo', 'nacido', 'anio']}, \
+                      {name = 'public.visitas', hash = ['quien']}]";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_values_are_nowhere() {
+    let w = World::new().await;
+    // A private part of the key, values that their types' lake types could not hold, large ones, and a table without a key.
+    w.sql("CREATE TABLE donantes (id int, cedula text, correo text, notas text, firma bytea, saldo numeric, nacido date, anio int, ciudad text, PRIMARY KEY (id, cedula));
+           CREATE TABLE visitas (quien text, cuando date); ALTER TABLE visitas REPLICA IDENTITY FULL").await;
+    let row = |id: u32| {
+        format!(
+            "INSERT INTO donantes VALUES ({id}, '{MARK}{id}', repeat('{MARK}', 4000), '{MARK}', '{MARK}', {NUMBER}.{NUMBER}{NUMBER}, 'infinity', {NUMBER}, 'Tunja');
+             INSERT INTO visitas VALUES ('{MARK}{id}', '2024-01-01');"
+        )
+    };
+    w.sql(&(row(1) + &row(2) + "ALTER TABLE donantes ALTER correo SET STORAGE EXTERNAL")).await;
+    let env = [("HUELLA_TABLE", TABLES), ("HUELLA_HASH_KEY", KEY), ("HUELLA_LOG", "trace")];
+    let run = w.start(&["run"], &env);
+    w.caught_up().await;
+    w.sql(&(row(3) + &row(4) + &row(5))).await;
+    w.sql(&format!("UPDATE donantes SET cedula = '{MARK}otra' WHERE id = 3; UPDATE donantes SET ciudad = 'Cali' WHERE id = 4; DELETE FROM donantes WHERE id = 1"))
+        .await;
+    w.sql(&format!("UPDATE visitas SET cuando = NULL WHERE quien = '{MARK}2'; DELETE FROM visitas WHERE quien = '{MARK}3'")).await;
+    w.sql("ALTER TABLE donantes REPLICA IDENTITY FULL").await;
+    w.sql(&(row(6) + &format!("UPDATE donantes SET id = 60 WHERE id = 6; UPDATE donantes SET notas = '{MARK}x'"))).await;
+    w.caught_up().await;
+    let (code, equal) = output(&w, &["verify"], &env);
+    assert_eq!(code, 0, "{equal}");
+    // Differences, too, are shown by hashes.
+    w.sql(&format!("ALTER PUBLICATION huella SET (publish = 'truncate'); UPDATE donantes SET correo = '{MARK}y' WHERE id = 2; DELETE FROM donantes WHERE id = 4; {}", row(7)))
+        .await;
+    run.signal(libc::SIGKILL);
+    run.wait();
+    let (code, different) = output(&w, &["verify"], &env);
+    assert_eq!(code, 7, "{different}");
+    for part in [
+        "column correo: lake",
+        "not at the source: id = \"4\", cedula = \"",
+        "missing in the lake: id = \"7\"",
+        "public.visitas: missing in the lake: quien = \"",
+    ] {
+        assert!(different.contains(part), "{part}: {different}");
+    }
+    let mut said = w.log() + &different + &equal;
+    for args in
+        [vec!["status"], vec!["status", "--json"], vec!["check"], vec!["check", "--json"], vec!["files"], vec!["run", "--until-caught-up"]]
+    {
+        said += &output(&w, &args, &env).1;
+    }
+    assert!(!shows(said.as_bytes()), "{}", said.lines().find(|line| shows(line.as_bytes())).unwrap());
+    let files = lake_files(&w);
+    assert!(files.iter().filter(|path| path.extension().is_some_and(|e| e == "parquet")).count() >= 4, "{files:?}");
+    files.iter().for_each(|path| assert_hidden(path));
+    let hashes: BTreeSet<_> = w.read().changes("public.donantes").into_iter().filter_map(|change| change.cells["anio"].clone()).collect();
+    assert!(hashes.len() == 1 && hashes.iter().all(|hash| hash.len() == 64), "one value, one hash, in copy and stream: {hashes:?}");
+}
+
+/// The rows that came before the change of the configuration, but are read after it, included.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_excluded_or_hashed_later_is_in_no_file_written_from_then_on() {
+    let w = World::new().await;
+    w.sql(
+        "CREATE TABLE donantes (id int PRIMARY KEY, cedula text, notas text, ciudad text); INSERT INTO donantes VALUES (1, 'a', 'b', 'c')",
+    )
+    .await;
+    let plain = [("HUELLA_TABLE", "[{name = 'public.donantes'}]")];
+    assert_eq!(output(&w, &["run", "--until-caught-up"], &plain).0, 0);
+    w.sql(&format!("INSERT INTO donantes VALUES (2, '{MARK}', '{MARK}', 'Tunja'); UPDATE donantes SET cedula = '{MARK}1'")).await;
+    // With another shape behind them, those rows belong to the version of before.
+    w.sql(&format!(
+        "ALTER TABLE donantes ALTER ciudad TYPE bytea USING ciudad::bytea; INSERT INTO donantes VALUES (3, '{MARK}3', '{MARK}', 'x')"
+    ))
+    .await;
+    let before = lake_files(&w);
+    let private = [("HUELLA_TABLE", "[{name = 'public.donantes', exclude = ['notas'], hash = ['cedula']}]"), ("HUELLA_HASH_KEY", KEY)];
+    let (code, said) = output(&w, &["run", "--until-caught-up"], &private);
+    assert!(code == 0 && !shows(said.as_bytes()), "{said}");
+    for args in [["verify"], ["check"]] {
+        let (code, said) = output(&w, &args, &private);
+        assert!(code == 0 && !shows(said.as_bytes()), "{said}");
+    }
+    let written: Vec<_> = lake_files(&w).difference(&before).cloned().collect();
+    assert!(written.iter().any(|path| path.extension().is_some_and(|e| e == "parquet")));
+    written.iter().for_each(|path| assert_hidden(path));
+    assert_eq!(w.read().state("public.donantes").len(), 3);
+
+    // Taken back: everything is there again, the rows of before included.
+    assert_eq!(output(&w, &["run", "--until-caught-up"], &plain).0, 0);
+    w.sql("INSERT INTO donantes VALUES (4, 'd', 'e', 'f')").await;
+    assert_eq!(output(&w, &["run", "--until-caught-up"], &plain).0, 0);
+    let lake = w.read();
+    lake.assert_exactly_once();
+    lake.assert_equals_source(&w.client, "public.donantes", &[]).await;
+    assert_eq!(output(&w, &["verify"], &plain).0, 0);
+}
+
+/// The configuration goes by names: a private column must not slip in under a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_column_that_is_renamed_ends_the_program_before_it_is_written() {
+    for (column, private) in [("notas", "exclude = ['notas']"), ("cedula", "hash = ['cedula']")] {
+        let w = World::new().await;
+        w.sql("CREATE TABLE donantes (id int PRIMARY KEY, cedula text, notas text)").await;
+        let tables = format!("[{{name = 'public.donantes', {private}}}]");
+        let env = [("HUELLA_TABLE", tables.as_str()), ("HUELLA_HASH_KEY", KEY)];
+        let run = w.start(&["run"], &env);
+        w.caught_up().await;
+        w.sql(&format!("INSERT INTO donantes (id) VALUES (1); ALTER TABLE donantes RENAME {column} TO otra; INSERT INTO donantes (id, otra) VALUES (2, '{MARK}')"))
+            .await;
+        assert_eq!(run.wait(), Some(3), "{}", w.log());
+        let (code, said) = output(&w, &["run", "--until-caught-up"], &env);
+        assert!(code == 3 && said.contains("column otra was excluded or hashed") && !shows(said.as_bytes()), "{said}");
+        lake_files(&w).iter().for_each(|path| assert_hidden(path));
+        let corrected = tables.replace(column, "otra");
+        let env = [("HUELLA_TABLE", corrected.as_str()), ("HUELLA_HASH_KEY", KEY)];
+        for command in [vec!["run", "--until-caught-up"], vec!["verify"]] {
+            let (code, said) = output(&w, &command, &env);
+            assert!(code == 0 && !shows(said.as_bytes()), "{said}");
+        }
+        lake_files(&w).iter().for_each(|path| assert_hidden(path));
+        assert_eq!(w.read().state("public.donantes").len(), 2);
+    }
+}
+
+/// A row filter that fails on a row quotes its values in the server's message, in stream, copy and comparison alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_messages_are_not_passed_on_where_they_quote_values() {
+    let w = World::new().await;
+    if huella::postgres::server::version(&w.client).await.unwrap() < 150_000 {
+        eprintln!("SKIPPED: row filters, which can fail on a row, came with PostgreSQL 15");
+        return;
+    }
+    w.sql("CREATE TABLE donantes (id int PRIMARY KEY, anio int, notas text); ALTER TABLE donantes REPLICA IDENTITY FULL; INSERT INTO donantes VALUES (1, 2001, 'x');
+           CREATE PUBLICATION huella FOR TABLE donantes WHERE (make_date(anio, 1, 1) > '2000-01-01')").await;
+    let env = [
+        ("HUELLA_TABLE", "[{name = 'public.donantes', hash = ['anio'], exclude = ['notas']}]"),
+        ("HUELLA_HASH_KEY", KEY),
+        ("HUELLA_LOG", "trace"),
+    ];
+    let run = w.start(&["run"], &env);
+    w.caught_up().await;
+    w.sql(&format!("INSERT INTO donantes VALUES (2, {NUMBER}, '{MARK}')")).await;
+    let direct = w.client.query_one("SELECT make_date(anio, 1, 1) FROM donantes WHERE id = 2", &[]).await.unwrap_err();
+    assert!(shows(direct.as_db_error().unwrap().message().as_bytes()), "the server quotes it");
+    assert_eq!(run.wait(), Some(4), "{}", w.log());
+    assert!(w.log().contains("22008") && !shows(w.log().as_bytes()), "{}", w.log());
+    let (code, said) = output(&w, &["verify"], &env);
+    assert!(code != 0 && said.contains("22008") && !shows(said.as_bytes()), "{said}");
+    let (code, said) = output(&w, &["run", "--until-caught-up", "--resnapshot"], &env);
+    assert!(code == 4 && said.contains("row filter") && said.contains("22008") && !shows(said.as_bytes()), "{said}");
+    lake_files(&w).iter().for_each(|path| assert_hidden(path));
+}
