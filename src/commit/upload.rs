@@ -7,10 +7,11 @@ use super::persist;
 use crate::batch::EncodedFile;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{DataFile, DataPath};
+use crate::lake::{DataFile, DataPath, FileKind};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
-use crate::store::{Store, StoreError};
-use bytes::Bytes;
+use crate::store::{Store, StoreError, Upload};
+use crate::table_name::TableName;
+use bytes::{Bytes, BytesMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Gives data files of one epoch their names. Shared by the stream and the copies; a part number is never used twice.
@@ -53,6 +54,77 @@ pub async fn put_data(store: &dyn Store, namer: &FileNamer, file: EncodedFile) -
         crc32c: base64(crc),
         kind: file.kind,
     })
+}
+
+/// A data file that is handed over while it is made.
+#[derive(Debug)]
+pub struct GrowingObject {
+    path: String,
+    upload: Option<Box<dyn Upload>>,
+    /// Parts that wait for the end, where the store takes objects whole only.
+    held: BytesMut,
+    bytes: u64,
+    crc: u32,
+}
+
+impl GrowingObject {
+    /// Begins a data file under a new name. `first`: commit LSN of its first row.
+    pub async fn begin(
+        store: &dyn Store,
+        namer: &FileNamer,
+        (table, version): (&TableName, u32),
+        date: &str,
+        first: Lsn,
+    ) -> Result<Self> {
+        let path = namer.name(first).path(table, version, date);
+        let upload = persist("begin an upload", || store.put_new_in_parts(&path)).await?;
+        Ok(Self { path, upload, held: BytesMut::new(), bytes: 0, crc: 0 })
+    }
+
+    /// Whether all of it stays in memory until it is finished.
+    pub fn is_held(&self) -> bool {
+        self.upload.is_none()
+    }
+
+    /// Adds bytes at its end.
+    pub async fn write(&mut self, part: Bytes) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        self.bytes += part.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, &part);
+        match self.upload.as_mut() {
+            Some(upload) => upload.write(part).await.map_err(Error::from),
+            None => {
+                self.held.extend_from_slice(&part);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes it durable, and returns its entry for the manifest.
+    pub async fn finish(self, store: &dyn Store, (table, version): (&TableName, u32), rows: u64, kind: FileKind) -> Result<DataFile> {
+        let Self { path, upload, held, bytes, crc } = self;
+        match upload {
+            None => put_once(store, &path, held.freeze()).await?,
+            Some(upload) => match upload.finish(crc).await {
+                Ok(_) => {}
+                // The name is ours alone, so an object of that path is our own success, or the end of us.
+                Err(StoreError::Precondition { .. } | StoreError::Trouble { .. }) => read_back(store, &path, bytes, crc).await?,
+                Err(error) => return Err(error.into()),
+            },
+        }
+        Ok(DataFile { path, table: table.clone(), version, rows, bytes, crc32c: base64(crc), kind })
+    }
+}
+
+/// After an upload in parts whose end is not known.
+async fn read_back(store: &dyn Store, path: &str, bytes: u64, crc: u32) -> Result<()> {
+    match persist("read back", || store.head(path)).await? {
+        Some(meta) if meta.bytes == bytes && meta.crc32c == Some(crc) => Ok(()),
+        Some(_) => Err(Error::retry(format!("{path} did not arrive as it was sent"))),
+        None => Err(Error::retry(format!("{path} did not arrive"))),
+    }
 }
 
 /// Puts a document that is created once (a manifest, a first `schema.json`).

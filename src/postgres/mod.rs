@@ -8,6 +8,7 @@
 mod auth;
 pub mod catalogue;
 mod column_type;
+mod copy;
 pub mod error;
 pub mod fingerprint;
 mod frames;
@@ -26,6 +27,7 @@ mod tls;
 mod transport;
 mod wire;
 
+pub use copy::CopySession;
 pub use error::{DbError, sqlstate};
 pub use frames::{Event, Frames, ServerNotice};
 pub use options::{ConnectOptions, SslMode};

@@ -182,7 +182,7 @@ async fn prepare_publication(client: &Client, name: &str, tables: &[Table], resn
 async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &[Table], system: &System) -> Result<()> {
     let config = &writer.config;
     let names: Vec<_> = tables.iter().map(|t| t.name.clone()).collect();
-    let prepared = prepare(&writer.options, &names, config.snapshot.workers).await?;
+    let prepared = prepare(&writer.options, &names, writer.copy_workers()).await?;
     let observed = source::observe(client, &config.source.publication, prepared.tables.clone()).await?;
     let copied_slot = slot::copy(client, &prepared.slot, &config.source.slot).await?;
     if copied_slot != prepared.point {
@@ -220,8 +220,6 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
     }
     failpoint::hit("start.after_ready");
     tracing::info!(through = %point, tables = jobs.len(), "the slot stands; streaming while the tables are copied");
-    // Biggest first, so that the last worker is not left alone with it.
-    jobs.sort_by_key(|job| std::cmp::Reverse(tables.iter().find(|t| t.name == job.schema.table).map_or(0, |t| t.bytes)));
     writer.held = Some(held);
     writer.prepared = Some((prepared, jobs));
     Ok(())

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Table};
-use crate::postgres::{ConnectOptions, ExportedSlot, Replication, connect_sql, server, slot};
+use crate::postgres::{ConnectOptions, CopySession, ExportedSlot, Replication, connect_sql, server, slot};
 use crate::table_name::TableName;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -31,9 +31,9 @@ pub struct Prepared {
     /// Name of the temporary slot.
     pub slot: String,
     /// Sessions that have imported the snapshot.
-    pub(super) workers: Vec<Client>,
-    /// Holds the locks.
-    pub(super) locker: Client,
+    pub(super) workers: Vec<CopySession>,
+    /// Holds the locks until it is dropped.
+    _locker: Client,
     exporter: Option<Replication>,
 }
 
@@ -58,7 +58,7 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     let locker = connect_sql(options).await?;
     let mut sessions = Vec::with_capacity(workers);
     for _ in 0..workers.max(1) {
-        sessions.push(connect_sql(options).await?);
+        sessions.push(CopySession::connect(options).await?);
     }
     lock(&locker, &aux, names).await?;
     let tables = catalogue::tables(&locker, names).await?;
@@ -66,10 +66,11 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     let name = format!("huella_copy_{}_{:08x}", std::process::id(), crate::commit::random() as u32);
     let slot = make_slot(&mut exporter, &name, &locker, &aux).await?;
     failpoint::hit("start.after_slot");
-    for session in &sessions {
+    for session in &mut sessions {
         let import =
             format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", slot.snapshot.replace('\'', "''"));
-        session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(e))?;
+        let doing = "importing the snapshot";
+        session.rows(&import, doing).await.map_err(|e| Error::retry(doing).with_source(e))?;
     }
     failpoint::hit("start.after_import");
     let row = locker
@@ -82,7 +83,7 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
         tables,
         slot: name,
         workers: sessions,
-        locker,
+        _locker: locker,
         exporter: Some(exporter),
     })
 }
