@@ -224,3 +224,104 @@ impl std::fmt::Debug for CopyBatch {
 fn truncated(table: &TableSchema) -> Error {
     Error::retry(format!("{}: the server's copy cannot be read: a row is truncated", table.table))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::Lsn;
+    use crate::schema::version::SchemaColumn;
+    use crate::schema::{Conversion, LakeType};
+    use crate::table_name::TableName;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Date32Type, Int64Type};
+    use arrow_array::{Array, cast::as_string_array};
+    use proptest::prelude::*;
+
+    fn column(name: &str, conversion: Conversion) -> SchemaColumn {
+        SchemaColumn {
+            name: name.into(),
+            source: name.into(),
+            attnum: 1,
+            type_oid: 0,
+            typmod: -1,
+            source_type: String::new(),
+            lake_type: conversion.lake_type(),
+            conversion,
+            hashed: false,
+            dropped: false,
+        }
+    }
+
+    fn batch() -> CopyBatch {
+        let columns = vec![column("n", Conversion::Int64), column("d", Conversion::Date), column("t", Conversion::Text)];
+        assert_eq!(columns[1].lake_type, LakeType::Date);
+        let schema = TableSchema { table: TableName::new("public", "t"), version: 1, oid: 1, columns, key: vec![] };
+        let wires = [Some(Wire::Int), Some(Wire::Date), None];
+        let columns: Vec<_> = wires.into_iter().enumerate().map(|(index, wire)| CopyColumn { index, wire }).collect();
+        let at = Transaction { commit_lsn: Lsn(7), commit_time_us: 8, xid: None };
+        CopyBatch::new(&Arc::new(schema), &columns, at, None).unwrap()
+    }
+
+    fn row(fields: &[Option<&[u8]>]) -> Vec<u8> {
+        let mut row = (fields.len() as i16).to_be_bytes().to_vec();
+        for field in fields {
+            row.extend(field.map_or(-1, |f| f.len() as i32).to_be_bytes());
+            row.extend(field.unwrap_or_default());
+        }
+        row
+    }
+
+    fn header() -> Vec<u8> {
+        [SIGNATURE, &[0, 0, 0, 0, 0, 0, 0, 3, 9, 9, 9]].concat()
+    }
+
+    #[test]
+    fn rows_become_columns_and_what_does_not_fit_is_kept_beside_its_row() {
+        let mut batch = batch();
+        let good = row(&[Some(&5i32.to_be_bytes()), Some(&0i32.to_be_bytes()), Some("añ".as_bytes())]);
+        batch.message(&[header(), good.clone()].concat()).unwrap(); // as the server sends the first row
+        batch.message(&row(&[None, Some(&i32::MAX.to_be_bytes()), Some(b"\xff")])).unwrap();
+        batch.message(&[good.clone(), good].concat()).unwrap();
+        batch.message(&(-1i16).to_be_bytes()).unwrap();
+        assert_eq!(batch.rows(), 4);
+        assert!(batch.bytes() > 4 * CONSTANT_ROW_BYTES);
+        let rows = batch.take().unwrap();
+        let own = |name: &str| rows.column_by_name(name).unwrap();
+        assert_eq!(own("n").as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(5), None, Some(5), Some(5)]);
+        assert_eq!(own("d").as_primitive::<Date32Type>().iter().collect::<Vec<_>>(), [Some(10_957), None, Some(10_957), Some(10_957)]);
+        assert_eq!(as_string_array(own("_exceptions")).iter().collect::<Vec<_>>(), [None, Some(r#"{"d":"infinity","t":"\\xff"}"#), None, None]);
+        assert_eq!(own("_seq").as_primitive::<Int64Type>().values()[..], [0; 4]);
+        assert_eq!(as_string_array(own("_op")).value(3), "SNAPSHOT");
+        assert!(batch.rows() == 0 && batch.bytes() == 0 && batch.take().unwrap().num_rows() == 0);
+    }
+
+    #[test]
+    fn bytes_that_are_no_rows_are_refused() {
+        let good = row(&[None, None, None]);
+        let bad: Vec<Vec<u8>> = vec![
+            row(&[None, None]),
+            row(&[None, None, None, None]),
+            good[..good.len() - 1].to_vec(),
+            [good.clone(), vec![0]].concat(),
+            vec![0],
+            vec![0xFF, 0xFF, 0],
+            vec![0, 3, 0, 0, 0, 9, 1],
+            vec![0, 3, 0xFF, 0xFF, 0xFF, 0xFE],
+            header()[..15].to_vec(),
+            [SIGNATURE, &[0, 1, 0, 0, 0, 0, 0, 0]].concat(),
+            [SIGNATURE, &[0, 0, 0, 0, 0, 0, 0, 9]].concat(),
+        ];
+        for bad in bad {
+            assert!(batch().message(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(message: Vec<u8>, tail: Vec<u8>) {
+            let _ = batch().message(&message);
+            let _ = batch().message(&[header(), tail.clone()].concat());
+            let _ = batch().message(&[vec![0, 3, 0, 0, 0, 4], tail].concat());
+        }
+    }
+}

@@ -109,22 +109,28 @@ impl GrowingObject {
             None => put_once(store, &path, held.freeze()).await?,
             Some(upload) => match upload.finish(crc).await {
                 Ok(_) => {}
-                // The name is ours alone, so an object of that path is our own success, or the end of us.
-                Err(StoreError::Precondition { .. } | StoreError::Trouble { .. }) => read_back(store, &path, bytes, crc).await?,
-                Err(error) => return Err(error.into()),
+                Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
+                Err(error) => read_back(store, &path, bytes, crc, error).await?,
             },
         }
         Ok(DataFile { path, table: table.clone(), version, rows, bytes, crc32c: base64(crc), kind })
     }
 }
 
-/// After an upload in parts whose end is not known.
-async fn read_back(store: &dyn Store, path: &str, bytes: u64, crc: u32) -> Result<()> {
+/// After an upload in parts whose end is not known, or that met an object of its name. It cannot be sent again, so what
+/// did not arrive is made anew by the caller, under another name.
+async fn read_back(store: &dyn Store, path: &str, bytes: u64, crc: u32, why: StoreError) -> Result<()> {
     match persist("read back", || store.head(path)).await? {
         Some(meta) if meta.bytes == bytes && meta.crc32c == Some(crc) => Ok(()),
-        Some(_) => Err(Error::retry(format!("{path} did not arrive as it was sent"))),
-        None => Err(Error::retry(format!("{path} did not arrive"))),
+        Some(meta) if matches!(why, StoreError::Precondition { .. }) => Err(exists_otherwise(path, meta.bytes, bytes)),
+        _ => Err(Error::retry(format!("{path} did not arrive as it was sent")).with_source(why)),
     }
+}
+
+fn exists_otherwise(path: &str, found_bytes: u64, bytes: u64) -> Error {
+    Error::bug(format!(
+        "{path} exists with other content ({found_bytes} bytes where {bytes} were written): its name belongs to this writer alone"
+    ))
 }
 
 /// Puts a document that is created once (a manifest, a first `schema.json`).
@@ -140,11 +146,7 @@ async fn put_once(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
             let found = persist("read back", || store.head(path)).await?;
             match found {
                 Some(meta) if meta.bytes == body.len() as u64 && meta.crc32c == Some(crc32c::crc32c(&body)) => Ok(()),
-                Some(meta) => Err(Error::bug(format!(
-                    "{path} exists with other content ({} bytes where {} were written): its name belongs to this writer alone",
-                    meta.bytes,
-                    body.len()
-                ))),
+                Some(meta) => Err(exists_otherwise(path, meta.bytes, body.len() as u64)),
                 None => {
                     Err(Error::lake(format!("{path} was refused as existing and is not there: does something delete objects of the lake?")))
                 }

@@ -1,7 +1,7 @@
 //! From table names to sessions that all see the database at one consistent point.
 //!
 //! Owns: ACCESS SHARE locks, the temporary slot, importing. Invariant: the order lock, slot, import; without the
-//! locks a rewriting ALTER between S and COPY gives no rows, silently.
+//! locks a rewriting ALTER between S and COPY gives no rows, silently. Every session that copies holds locks of its own.
 
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -61,14 +61,16 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
         sessions.push(CopySession::connect(options).await?);
     }
     lock(&locker, &aux, names).await?;
+    for session in &mut sessions {
+        lock_worker(session, names).await?;
+    }
     let tables = catalogue::tables(&locker, names).await?;
     let mut exporter = Replication::connect(options).await?;
     let name = format!("huella_copy_{}_{:08x}", std::process::id(), crate::commit::random() as u32);
     let slot = make_slot(&mut exporter, &name, &locker, &aux).await?;
     failpoint::hit("start.after_slot");
     for session in &mut sessions {
-        let import =
-            format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", slot.snapshot.replace('\'', "''"));
+        let import = format!("SET TRANSACTION SNAPSHOT '{}'", slot.snapshot.replace('\'', "''"));
         let doing = "importing the snapshot";
         session.rows(&import, doing).await.map_err(|e| Error::retry(doing).with_source(e))?;
     }
@@ -121,6 +123,19 @@ async fn make_slot(exporter: &mut Replication, name: &str, locker: &Client, aux:
     Err(Error::retry(format!(
         "making a slot waits for open transactions, and {waited} waits for the tables' locks: they are given up for now"
     )))
+}
+
+/// Begins a worker's transaction with locks of its own. If it took them only with its first COPY, a statement that waits by then
+/// for the exclusive lock would stand between: it behind the locker, the worker behind it, the locker behind the worker, for
+/// ever, since the server sees no circle through our process.
+async fn lock_worker(session: &mut CopySession, names: &[TableName]) -> Result<()> {
+    let doing = "locking the tables for a worker (ACCESS SHARE)";
+    let mut sql = format!("SET lock_timeout = '{}ms'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", LOCK_WAIT.as_millis());
+    if !names.is_empty() {
+        let list: Vec<String> = names.iter().map(TableName::sql).collect();
+        sql.push_str(&format!("; LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", ")));
+    }
+    session.rows(&sql, doing).await.map(drop)
 }
 
 async fn backend_pid(client: &Client) -> Result<i32> {

@@ -7,6 +7,7 @@
 mod fault;
 mod gcs;
 mod gcs_error;
+mod gcs_upload;
 mod local;
 
 pub use fault::{FaultStore, Plan};
