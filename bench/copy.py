@@ -4,7 +4,7 @@
 Makes a private PostgreSQL, one table of six columns, then pairs of runs, one after the other:
   A  COPY table TO STDOUT (FORMAT binary), one connection, thrown away
   B  huella run --until-caught-up into a new local lake
-and prints both medians, their ratio, huella's CPU time and its largest resident size.
+and prints both medians, their ratio, CPU times (which a busy machine does not distort) and huella's largest resident size.
 
   bench/copy.py --binary target/release/huella [--rows 5000000] [--runs 5] [--out bench/runs/DATE]
 
@@ -61,16 +61,28 @@ class Server:
         return subprocess.run(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", url, "-c", sql], check=check, stdout=out,
                               stderr=None if check else subprocess.DEVNULL)
 
+    def cpu_secs(self):
+        """CPU time of all sessions that have ended."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self):
         self.process.send_signal(2)
         self.process.wait()
 
 
+def ended_sessions_cpu_secs(server, before):
+    time.sleep(0.3)  # the server collects its sessions a moment after their end
+    return server.cpu_secs() - before
+
+
 def plain_copy(server):
+    before = server.cpu_secs()
     with open("/dev/null", "wb") as nowhere:
         begun = time.monotonic()
         server.psql("COPY donaciones TO STDOUT (FORMAT binary)", out=nowhere)
-        return time.monotonic() - begun
+        wall = time.monotonic() - begun
+    return {"copy_secs": wall, "copy_server_cpu_secs": ended_sessions_cpu_secs(server, before)}
 
 
 def copy(binary, server, folder, rows):
@@ -80,6 +92,7 @@ def copy(binary, server, folder, rows):
     env = {k: v for k, v in os.environ.items() if not k.startswith("HUELLA_")}
     env.update(HUELLA_SOURCE_URL=f"postgresql://postgres@127.0.0.1:{server.port}/postgres?sslmode=disable",
                HUELLA_LAKE_URL=str(lake), HUELLA_HTTP_LISTEN="")
+    before = server.cpu_secs()
     with open(folder / "huella.log", "w") as log:
         begun = time.monotonic()
         process = subprocess.Popen([binary, "--log-format", "json", "run", "--until-caught-up"], env=env, cwd=folder, stderr=log)
@@ -105,6 +118,7 @@ def copy(binary, server, folder, rows):
     assert watermark["tables"]["public.donaciones"]["version"] == 1 and sum(mark["rows"] for mark in marks) == rows, marks
     files = [f for manifest in manifests for f in manifest["files"]]
     return {"wall_secs": wall, "user_secs": usage.ru_utime, "system_secs": usage.ru_stime, "resident_mib": high_kb / 1024,
+            "server_cpu_secs": ended_sessions_cpu_secs(server, before),
             "files": len(files), "file_mib": sum(f["bytes"] for f in files) / 2**20}
 
 
@@ -127,7 +141,7 @@ def main():
             plain_copy(server)  # warms the server's cache
             runs = []
             for n in range(asked.runs):
-                one = {"copy_secs": plain_copy(server), **copy(binary, server, folder, asked.rows), "load": os.getloadavg()[0]}
+                one = {**plain_copy(server), **copy(binary, server, folder, asked.rows), "load": os.getloadavg()[0]}
                 one["ratio"] = one["wall_secs"] / one["copy_secs"]
                 print(f"run {n + 1}: " + ", ".join(f"{k} {v:.2f}" for k, v in one.items()), flush=True)
                 runs.append(one)

@@ -76,16 +76,8 @@ impl CopyBatch {
             built.push(Column { builder, wire: fetched.wire.unwrap_or(Wire::Text), name: column.name.clone() });
         }
         let instant = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        let types = [
-            DataType::Utf8,
-            DataType::Int64,
-            DataType::Int64,
-            instant,
-            DataType::Int64,
-            DataType::Utf8,
-            DataType::Utf8,
-            DataType::Utf8,
-        ];
+        let types =
+            [DataType::Utf8, DataType::Int64, DataType::Int64, instant, DataType::Int64, DataType::Utf8, DataType::Utf8, DataType::Utf8];
         fields.extend(METADATA.iter().zip(types).map(|(name, data_type)| Field::new(*name, data_type, true)));
         Ok(Self {
             table: Arc::clone(table),
@@ -233,8 +225,8 @@ mod tests {
     use crate::schema::{Conversion, LakeType};
     use crate::table_name::TableName;
     use arrow_array::cast::AsArray;
+    use arrow_array::cast::as_string_array;
     use arrow_array::types::{Date32Type, Int64Type};
-    use arrow_array::{Array, cast::as_string_array};
     use proptest::prelude::*;
 
     fn column(name: &str, conversion: Conversion) -> SchemaColumn {
@@ -289,7 +281,10 @@ mod tests {
         let own = |name: &str| rows.column_by_name(name).unwrap();
         assert_eq!(own("n").as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(5), None, Some(5), Some(5)]);
         assert_eq!(own("d").as_primitive::<Date32Type>().iter().collect::<Vec<_>>(), [Some(10_957), None, Some(10_957), Some(10_957)]);
-        assert_eq!(as_string_array(own("_exceptions")).iter().collect::<Vec<_>>(), [None, Some(r#"{"d":"infinity","t":"\\xff"}"#), None, None]);
+        assert_eq!(
+            as_string_array(own("_exceptions")).iter().collect::<Vec<_>>(),
+            [None, Some(r#"{"d":"infinity","t":"\\xff"}"#), None, None]
+        );
         assert_eq!(own("_seq").as_primitive::<Int64Type>().values()[..], [0; 4]);
         assert_eq!(as_string_array(own("_op")).value(3), "SNAPSHOT");
         assert!(batch.rows() == 0 && batch.bytes() == 0 && batch.take().unwrap().num_rows() == 0);

@@ -69,13 +69,7 @@ pub struct GrowingObject {
 
 impl GrowingObject {
     /// Begins a data file under a new name. `first`: commit LSN of its first row.
-    pub async fn begin(
-        store: &dyn Store,
-        namer: &FileNamer,
-        (table, version): (&TableName, u32),
-        date: &str,
-        first: Lsn,
-    ) -> Result<Self> {
+    pub async fn begin(store: &dyn Store, namer: &FileNamer, (table, version): (&TableName, u32), date: &str, first: Lsn) -> Result<Self> {
         let path = namer.name(first).path(table, version, date);
         let upload = persist("begin an upload", || store.put_new_in_parts(&path)).await?;
         Ok(Self { path, upload, held: BytesMut::new(), bytes: 0, crc: 0 })

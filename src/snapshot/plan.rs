@@ -133,7 +133,8 @@ impl Size {
 }
 
 /// The relation's heap in pages, and all of it in bytes.
-const SIZE: &str = "pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::pg_catalog.int8, pg_catalog.pg_table_size(c.oid)";
+const SIZE: &str =
+    "pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::pg_catalog.int8, pg_catalog.pg_table_size(c.oid)";
 
 async fn size(session: &mut CopySession, table: &Table) -> Result<Size> {
     let doing = "reading a table's size";

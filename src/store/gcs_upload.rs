@@ -40,6 +40,8 @@ enum State {
     Has(u64),
     /// The object is there.
     Done(Listed),
+    /// The session is gone, with or without having made the object.
+    Gone,
 }
 
 impl GcsUpload {
@@ -72,6 +74,7 @@ impl GcsUpload {
             let answer = if unsure { self.ask(last).await } else { self.put_part(last).await };
             match answer {
                 Ok(State::Done(object)) => return Ok(Some(object)),
+                Ok(State::Gone) => return Err(StoreError::trouble(&self.path, "the upload's session is gone")),
                 Ok(State::Has(arrived)) => {
                     if self.settle(arrived)? {
                         (tries, pause) = (0, PAUSE_FIRST);
@@ -127,15 +130,17 @@ impl GcsUpload {
             // `bytes=0-41`; without it nothing has arrived.
             let Some(range) = response.headers().get(RANGE) else { return Ok(State::Has(0)) };
             let last = range.to_str().ok().and_then(|range| range.strip_prefix("bytes=0-")?.parse::<u64>().ok());
-            return last.map(|at| State::Has(at + 1)).ok_or_else(|| StoreError::trouble(path, "an unreadable Range in the service's answer"));
+            return last
+                .map(|at| State::Has(at + 1))
+                .ok_or_else(|| StoreError::trouble(path, "an unreadable Range in the service's answer"));
         }
         let body = response.bytes().await.map_err(|e| lost(path, e))?;
         if status.is_success() {
             return parse(path, &body).map(State::Done);
         }
         let answer = Answer::new(status.as_u16(), &body);
-        if answer.status == 404 && !answer.bucket_is_missing() {
-            return Err(StoreError::trouble(path, "HTTP 404: the upload's session is gone"));
+        if matches!(answer.status, 404 | 410) && !answer.bucket_is_missing() {
+            return Ok(State::Gone);
         }
         Err(answer.into_error(path, &self.bucket))
     }
@@ -157,7 +162,11 @@ impl Upload for GcsUpload {
         if object.crc32c.as_deref().and_then(crc_from_base64) != Some(crc32c) {
             return Err(StoreError::trouble(&self.path, "the content arrived damaged"));
         }
-        object.generation.parse().map(Generation).map_err(|_| StoreError::trouble(&self.path, "the service's answer has no usable generation"))
+        object
+            .generation
+            .parse()
+            .map(Generation)
+            .map_err(|_| StoreError::trouble(&self.path, "the service's answer has no usable generation"))
     }
 }
 
