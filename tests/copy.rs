@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use world::World;
 
-/// About 20 MiB that hardly compress, enough for several ranges.
+/// About 12 MiB in not many rows: enough for several ranges.
 const GRANDE: &str = "CREATE TABLE grande (id int PRIMARY KEY, n int, texto text);
-    INSERT INTO grande SELECT i, i % 7, md5(i::text) || md5((i * 3)::text) || md5((i * 5)::text) FROM generate_series(1, 150000) i";
+    INSERT INTO grande SELECT i, i % 7, (SELECT string_agg(md5((i * 31 + k)::text), '') FROM generate_series(1, 30) k) FROM generate_series(1, 12000) i";
 
 fn options(w: &World, user: &str) -> ConnectOptions {
     ConnectOptions::parse(&format!("postgresql://{user}@127.0.0.1:{}/postgres?sslmode=disable", w.server.port), None).unwrap()
@@ -59,11 +59,12 @@ async fn a_large_table_is_copied_in_ranges_of_ctids_by_all_workers() {
     let env = [("HUELLA_SNAPSHOT_WORKERS", "3"), ("HUELLA_BATCH_MEMORY", "72MiB")];
     let run = w.start(&["run"], &env);
     w.caught_up().await;
-    w.true_in_the_lake().await;
-    run.stop();
+    // Before the oracles scan the table themselves.
     let log = text(&w.client, "SELECT pg_read_file(current_setting('data_directory') || '/../log')").await;
     assert!(log.matches("Tid Range Scan on grande").count() >= 5, "ranges are read by their ctids");
     assert!(log.contains("ctid >= ") && !log.contains("Seq Scan on grande"));
+    w.true_in_the_lake().await;
+    run.stop();
     let lake = w.read();
     let heads: Vec<_> = lake.live("public.grande").iter().map(|file| lake_reader::changes_in(file)[0].op.clone()).collect();
     assert!(heads.len() >= 2, "several workers, several files");
@@ -84,7 +85,7 @@ async fn row_groups_and_files_stay_within_the_budget() {
     let files = w.read().live("public.grande");
     assert_eq!(files.len(), 1, "a budget of 8 MiB has room for one worker");
     let groups = SerializedFileReader::new(std::fs::File::open(&files[0]).unwrap()).unwrap().metadata().num_row_groups();
-    assert!(groups > 2, "{groups} row groups");
+    assert!(groups > 1, "{groups} row groups");
 }
 
 /// Without the locks the first two would lose rows, silently.
@@ -194,7 +195,7 @@ async fn a_broken_worker_costs_its_table_alone() {
 async fn a_copy_killed_at_one_table_does_not_repeat_those_before_it() {
     let w = World::new().await;
     w.sql(GRANDE).await;
-    w.sql("CREATE TABLE segunda AS SELECT * FROM grande WHERE id < 100000; ALTER TABLE segunda ADD PRIMARY KEY (id)").await;
+    w.sql("CREATE TABLE segunda AS SELECT * FROM grande WHERE id < 9000; ALTER TABLE segunda ADD PRIMARY KEY (id)").await;
     let env = [("HUELLA_SNAPSHOT_WORKERS", "1"), ("HUELLA_FAILPOINT", "snapshot.after_commit=abort")];
     assert_eq!(w.start(&["run"], &env).wait(), None, "{}", w.log());
     let first = snapshot(&w, "public.grande");
@@ -221,7 +222,7 @@ async fn an_upload_that_fails_or_whose_reply_is_lost_leaves_no_half_copy() {
         w.sql(GRANDE).await;
         let run = w.start(&["run"], &[("HUELLA_FAULTS", fault), ("HUELLA_SNAPSHOT_WORKERS", "2")]);
         w.wait("the first watermark", || w.watermark().is_some());
-        w.sql("UPDATE grande SET n = 100 WHERE id < 1000; DELETE FROM grande WHERE id > 149000").await;
+        w.sql("UPDATE grande SET n = 100 WHERE id < 1000; DELETE FROM grande WHERE id > 11900").await;
         w.caught_up().await;
         assert!(w.log().contains("injected fault"), "{fault}");
         w.true_in_the_lake().await;
@@ -238,7 +239,7 @@ async fn partitions_are_copied_leaf_by_leaf_and_inheritance_is_left_alone() {
          ALTER TABLE raiz ATTACH PARTITION raiz_a FOR VALUES FROM (0) TO (100000);
          CREATE TABLE raiz_b PARTITION OF raiz FOR VALUES FROM (100000) TO (300000) PARTITION BY RANGE (id);
          CREATE TABLE raiz_b1 PARTITION OF raiz_b FOR VALUES FROM (100000) TO (200000);
-         INSERT INTO raiz SELECT i, repeat(md5(i::text), 4), i % 5 FROM generate_series(1, 150000) i;
+         INSERT INTO raiz SELECT i * 10, repeat(md5(i::text), 31), i % 5 FROM generate_series(1, 15000) i;
          CREATE TABLE sin_hojas (id int PRIMARY KEY) PARTITION BY RANGE (id);
          CREATE TABLE madre (id int PRIMARY KEY, v text); CREATE TABLE hija () INHERITS (madre); ALTER TABLE hija ADD PRIMARY KEY (id);
          INSERT INTO madre VALUES (1, 'madre'); INSERT INTO hija VALUES (2, 'hija')",
@@ -246,10 +247,10 @@ async fn partitions_are_copied_leaf_by_leaf_and_inheritance_is_left_alone() {
     .await;
     let run = w.start(&["run"], &[("HUELLA_SNAPSHOT_WORKERS", "2")]);
     w.caught_up().await;
-    w.sql("UPDATE raiz SET id = 150001 WHERE id = 1; UPDATE madre SET v = 'x'").await;
+    w.sql("UPDATE raiz SET id = 150001 WHERE id = 10; UPDATE madre SET v = 'x'").await;
     w.caught_up().await;
     assert_eq!(w.read().state("public.madre").len(), 1, "a child's rows are its own");
-    assert_eq!(w.read().state("public.raiz").len(), 150_000);
+    assert_eq!(w.read().state("public.raiz").len(), 15_000);
     assert_eq!(w.read().state("public.sin_hojas").len(), 0);
     let (code, out) = w.run(&["verify"]);
     assert_eq!(code, 0, "{out}\n{}", w.log());
