@@ -13,6 +13,7 @@ pub const POINTS: &[&str] = &[
     "start.after_promote",
     "start.after_ready",
     "snapshot.after_first_file",
+    "snapshot.between_ranges",
     "snapshot.after_files",
     "snapshot.after_commit",
     "snapshot.after_proposal",

@@ -77,7 +77,8 @@ const FAILURES: &[&str] = &[
 const PIECES: (&str, &str) = ("HUELLA_BATCH_MAX_BYTES", "128KiB");
 
 /// Failpoints that `run` does not pass stand in the tests of their own commands.
-const ELSEWHERE: &[(&str, &str)] = &[("snapshot.after_proposal", CATALOGUES), ("snapshot.after_alone", CATALOGUES)];
+const ELSEWHERE: &[(&str, &str)] =
+    &[("snapshot.after_proposal", CATALOGUES), ("snapshot.after_alone", CATALOGUES), ("snapshot.between_ranges", include_str!("copy.rs"))];
 const CATALOGUES: &str = include_str!("catalogues.rs");
 
 #[test]

@@ -72,6 +72,7 @@ contract![
     head_agrees_with_get_and_list,
     an_empty_object_is_an_object,
     twenty_megabytes_come_back_whole,
+    an_object_in_parts_is_seen_whole_or_not_at_all_and_replaces_nothing,
     a_listing_is_complete_and_ordered_by_the_bytes_of_the_path,
     a_listing_s_prefix_need_not_end_at_a_slash,
     hostile_names_are_kept_as_they_are,
@@ -115,6 +116,33 @@ mod claims {
         }
         assert_eq!(won.len(), 1, "{won:?}");
         won[0]
+    }
+
+    pub(super) async fn an_object_in_parts_is_seen_whole_or_not_at_all_and_replaces_nothing(bed: Bed) {
+        let store = bed.store.as_ref();
+        let begin = || async { store.put_new_in_parts("a/parts").await.unwrap() };
+        let (Some(mut first), Some(mut second)) = (begin().await, begin().await) else {
+            eprintln!("SKIPPED: this store takes objects whole only");
+            return;
+        };
+        let content: Vec<u8> = (0..13 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for part in content.chunks(1_000_003) {
+            first.write(Bytes::copy_from_slice(part)).await.unwrap();
+            second.write(Bytes::from_static(b"other")).await.unwrap();
+            assert!(store.head("a/parts").await.unwrap().is_none() && store.list("a/").await.unwrap().is_empty());
+        }
+        let generation = first.finish(crc32c::crc32c(&content)).await.unwrap();
+        let found = store.get("a/parts").await.unwrap().unwrap();
+        assert!(found.body == content && found.generation == generation);
+        let others = b"other".repeat(content.chunks(1_000_003).count());
+        assert!(is_precondition(&second.finish(crc32c::crc32c(&others)).await));
+        let mut dropped = store.put_new_in_parts("b").await.unwrap().unwrap();
+        dropped.write(Bytes::from_static(b"never")).await.unwrap();
+        drop(dropped);
+        let empty = store.put_new_in_parts("c").await.unwrap().unwrap();
+        empty.finish(0).await.unwrap();
+        assert_eq!(paths(store, "").await, ["a/parts", "c"]);
+        assert!(store.get("c").await.unwrap().unwrap().body.is_empty());
     }
 
     pub(super) async fn of_16_creations_of_one_object_exactly_one_wins(bed: Bed) {

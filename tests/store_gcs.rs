@@ -234,6 +234,50 @@ async fn large_uploads_are_resumable_and_small_ones_are_one_request() {
 }
 
 #[tokio::test]
+async fn an_upload_in_parts_survives_what_befalls_its_parts() {
+    let content: Vec<u8> = (0..11 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (times, fault) in [
+        (2, Fault::Status(503, "busy")),
+        (1, Fault::DoneThenStatus(500)),
+        (1, Fault::DoneThenDrop),
+        (1, Fault::DoneThenHang),
+        (1, Fault::Hang),
+    ] {
+        let (fake, store) = bed().await;
+        let mut upload = store.put_new_in_parts("a").await.unwrap().unwrap();
+        fake.fault(Call::Bytes, times, fault.clone());
+        for part in content.chunks(3 << 20) {
+            upload.write(Bytes::copy_from_slice(part)).await.unwrap();
+        }
+        upload.finish(crc32c::crc32c(&content)).await.unwrap();
+        assert!(store.get("a").await.unwrap().unwrap().body == content, "{fault:?}");
+        assert_eq!(fake.faults_left(), 0, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_an_upload_in_parts_is_never_guessed_at() {
+    for (fault, expected) in [
+        (Fault::DoneThenDrop, "trouble"), // done, and the session with it
+        (Fault::Damage, "trouble"),
+        (Fault::Rival, "precondition"),
+        (Fault::Status(403, "no"), "refused"),
+        (Fault::Status(410, "gone"), "trouble"),
+    ] {
+        let (fake, store) = bed().await;
+        let mut upload = store.put_new_in_parts("a").await.unwrap().unwrap();
+        upload.write(small()).await.unwrap();
+        fake.fault(Call::Bytes, 1, fault.clone());
+        assert_eq!(kind(upload.finish(crc32c::crc32c(&small())).await), expected, "{fault:?}");
+    }
+    let (fake, store) = bed().await;
+    fake.fault(Call::Begin, 1, Fault::Status(403, "no"));
+    assert_eq!(kind(store.put_new_in_parts("a").await), "refused");
+    fake.plant("lake/a", b"there");
+    assert_eq!(kind(store.put_new_in_parts("a").await), "precondition");
+}
+
+#[tokio::test]
 async fn other_lakes_and_folder_marks_in_the_bucket_are_not_listed() {
     let (fake, store) = bed().await;
     for name in ["lake/", "lake/tables/", "lakeside/x", "lak", "other", "zoo/lake/x"] {

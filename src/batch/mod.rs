@@ -6,9 +6,11 @@
 //! is buffered stays below the limit but for a single row that is larger.
 
 mod batcher;
+mod copied;
 mod parquet;
 mod table;
 
 pub use batcher::{Batcher, Piece, Target, Torn};
-pub use parquet::{EncodedFile, encode};
+pub use copied::{CopyBatch, CopyColumn};
+pub use parquet::{EncodedFile, GrowingFile, encode};
 pub use table::{SealedTable, TableBatch, Transaction};

@@ -1,4 +1,4 @@
-//! Encoding sealed rows as Parquet.
+//! Encoding rows as Parquet, a file at once or a file that grows.
 //!
 //! Owns: writer properties (zstd, data page v1, statistics, dictionaries where they pay) and footer metadata.
 //! Invariants: the order of rows is kept; one column is encoded at a time, because each one that is open holds a
@@ -8,6 +8,7 @@ use super::table::SealedTable;
 use crate::error::{Error, Result};
 use crate::lake::FileKind;
 use crate::lsn::Lsn;
+use crate::schema::version::TableSchema;
 use crate::table_name::TableName;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
@@ -21,6 +22,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// An encoded file that waits for its upload.
 #[derive(Debug, Clone)]
@@ -46,24 +48,7 @@ const SAMPLE: usize = 512;
 
 /// Encodes sealed rows into one file.
 pub fn encode(table: &SealedTable) -> Result<EncodedFile> {
-    let broken = |e: parquet::errors::ParquetError| Error::bug(format!("{}: Parquet encoding failed", table.schema.table)).with_source(e);
-    let mut properties = WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_created_by(concat!("huella ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a zstd level")))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_max_row_group_row_count(None)
-        .set_key_value_metadata(Some(vec![
-            KeyValue::new("huella.schema".to_owned(), table.schema.to_json()),
-            KeyValue::new("huella.version".to_owned(), table.schema.version.to_string()),
-        ]));
-    for (index, field) in table.rows.schema_ref().fields().iter().enumerate() {
-        if !dictionary_pays(&table.rows, index) {
-            properties = properties.set_column_dictionary_enabled(ColumnPath::from(vec![field.name().clone()]), false);
-        }
-    }
-    let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-    let body = by_column(&table.rows, options).map_err(broken)?;
+    let body = by_column(&table.rows, options(&table.schema, &table.rows)).map_err(|e| broken(&table.schema, e))?;
     Ok(EncodedFile {
         table: table.schema.table.clone(),
         version: table.schema.version,
@@ -90,6 +75,87 @@ fn by_column(rows: &RecordBatch, options: ArrowWriterOptions) -> Result<Vec<u8>,
     }
     group.close()?;
     file.into_inner()
+}
+
+/// A file that grows by batches of the same columns, and whose bytes are taken away row group by row group.
+pub struct GrowingFile {
+    schema: Arc<TableSchema>,
+    writer: ArrowWriter<Vec<u8>>,
+    row_group_bytes: usize,
+    given_bytes: usize,
+    rows: u64,
+}
+
+impl GrowingFile {
+    /// An empty file; `sample` are rows like those to come. A row group is ended once it takes `row_group_bytes`.
+    pub fn new(schema: &Arc<TableSchema>, sample: &RecordBatch, row_group_bytes: usize) -> Result<Self> {
+        Ok(Self { schema: Arc::clone(schema), writer: writer(schema, sample)?, row_group_bytes, given_bytes: 0, rows: 0 })
+    }
+
+    /// Adds rows; the bytes that are finished by it, mostly none.
+    pub fn write(&mut self, rows: &RecordBatch) -> Result<Bytes> {
+        let schema = Arc::clone(&self.schema);
+        let broken = |e| broken(&schema, e);
+        self.writer.write(rows).map_err(broken)?;
+        self.rows += rows.num_rows() as u64;
+        if self.writer.memory_size() < self.row_group_bytes {
+            return Ok(Bytes::new());
+        }
+        self.writer.flush().map_err(broken)?;
+        let done = std::mem::take(self.writer.inner_mut());
+        self.given_bytes += done.len();
+        Ok(done.into())
+    }
+
+    /// Bytes so far, about.
+    pub fn bytes(&self) -> usize {
+        self.given_bytes + self.writer.in_progress_size()
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Ends the file with its last row group and footer.
+    pub fn finish(self) -> Result<Bytes> {
+        let schema = self.schema;
+        self.writer.into_inner().map(Bytes::from).map_err(|e| broken(&schema, e))
+    }
+}
+
+impl std::fmt::Debug for GrowingFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GrowingFile({}, {} rows, {} bytes)", self.schema.table, self.rows, self.bytes())
+    }
+}
+
+fn broken(schema: &TableSchema, error: parquet::errors::ParquetError) -> Error {
+    Error::bug(format!("{}: Parquet encoding failed", schema.table)).with_source(error)
+}
+
+fn writer(schema: &TableSchema, sample: &RecordBatch) -> Result<ArrowWriter<Vec<u8>>> {
+    ArrowWriter::try_new_with_options(Vec::new(), sample.schema(), options(schema, sample)).map_err(|e| broken(schema, e))
+}
+
+/// A file's properties; `sample` are rows like those that it gets.
+fn options(schema: &TableSchema, sample: &RecordBatch) -> ArrowWriterOptions {
+    let mut properties = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by(concat!("huella ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a zstd level")))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(None)
+        .set_key_value_metadata(Some(vec![
+            KeyValue::new("huella.schema".to_owned(), schema.to_json()),
+            KeyValue::new("huella.version".to_owned(), schema.version.to_string()),
+        ]));
+    for (index, field) in sample.schema_ref().fields().iter().enumerate() {
+        if !dictionary_pays(sample, index) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(vec![field.name().clone()]), false);
+        }
+    }
+    ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true)
 }
 
 /// Whether values repeat: at most half of a sample's are distinct. A dictionary of unique values costs time and is thrown away.

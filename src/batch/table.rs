@@ -139,11 +139,6 @@ impl TableBatch {
         self.row("INSERT", tx, seq, new.len(), new.cells(), None, None)
     }
 
-    /// A row of a copy, in the order of [`TableSchema::copy_layout`].
-    pub fn copied<'a>(&mut self, tx: &Transaction, width: usize, cells: impl Iterator<Item = Cell<'a>>) -> Result<()> {
-        self.row("SNAPSHOT", tx, 0, width, cells, None, None)
-    }
-
     /// An update; with an old tuple it owns the ordinals `seq` and `seq + 1` and is written at the second. A changed key
     /// (or no key at all) makes a DELETE row at the first.
     pub fn update(&mut self, tx: &Transaction, seq: i64, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<()> {
@@ -326,7 +321,7 @@ impl TableBatch {
 }
 
 /// Bytes of a cell of fixed width, or of a text cell's offset.
-fn width(lake_type: LakeType) -> usize {
+pub(super) fn width(lake_type: LakeType) -> usize {
     match lake_type {
         LakeType::Boolean => 1,
         LakeType::Float | LakeType::Date | LakeType::String | LakeType::Binary => 4,
@@ -351,7 +346,7 @@ fn key_value(lake_type: LakeType, text: &[u8]) -> String {
     json
 }
 
-fn json_member(json: &mut String, name: &str, value: &str) {
+pub(super) fn json_member(json: &mut String, name: &str, value: &str) {
     json.push(if json.is_empty() { '{' } else { ',' });
     push_json_string(json, name);
     json.push(':');
@@ -367,7 +362,7 @@ fn push_json_string(json: &mut String, text: &str) {
     json.push_str(&serde_json::to_string(text).expect("text is always JSON"));
 }
 
-fn close(builder: &mut StringBuilder, json: &mut String, end: char) {
+pub(super) fn close(builder: &mut StringBuilder, json: &mut String, end: char) {
     if json.is_empty() {
         builder.append_null();
     } else {

@@ -7,10 +7,11 @@ use super::persist;
 use crate::batch::EncodedFile;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{DataFile, DataPath, Watermark};
+use crate::lake::{DataFile, DataPath, FileKind, Watermark};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
-use crate::store::{Store, StoreError};
-use bytes::Bytes;
+use crate::store::{Store, StoreError, Upload};
+use crate::table_name::TableName;
+use bytes::{Bytes, BytesMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Gives data files of one epoch their names. Shared by the stream and the copies; a part number is never used twice.
@@ -62,6 +63,77 @@ pub async fn put_data(store: &dyn Store, namer: &FileNamer, file: EncodedFile) -
     })
 }
 
+/// A data file that is handed over while it is made.
+#[derive(Debug)]
+pub struct GrowingObject {
+    path: String,
+    upload: Option<Box<dyn Upload>>,
+    /// Parts that wait for the end, where the store takes objects whole only.
+    held: BytesMut,
+    bytes: u64,
+    crc: u32,
+}
+
+impl GrowingObject {
+    /// Begins a data file under a new name. `first`: commit LSN of its first row.
+    pub async fn begin(store: &dyn Store, namer: &FileNamer, (table, version): (&TableName, u32), date: &str, first: Lsn) -> Result<Self> {
+        let path = namer.name(first).path(table, version, date);
+        let upload = persist("begin an upload", || store.put_new_in_parts(&path)).await?;
+        Ok(Self { path, upload, held: BytesMut::new(), bytes: 0, crc: 0 })
+    }
+
+    /// Whether all of it stays in memory until it is finished.
+    pub fn is_held(&self) -> bool {
+        self.upload.is_none()
+    }
+
+    /// Adds bytes at its end.
+    pub async fn write(&mut self, part: Bytes) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        self.bytes += part.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, &part);
+        match self.upload.as_mut() {
+            Some(upload) => upload.write(part).await.map_err(Error::from),
+            None => {
+                self.held.extend_from_slice(&part);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes it durable, and returns its entry for the manifest.
+    pub async fn finish(self, store: &dyn Store, (table, version): (&TableName, u32), rows: u64, kind: FileKind) -> Result<DataFile> {
+        let Self { path, upload, held, bytes, crc } = self;
+        match upload {
+            None => put_once(store, &path, held.freeze()).await?,
+            Some(upload) => match upload.finish(crc).await {
+                Ok(_) => {}
+                Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
+                Err(error) => read_back(store, &path, bytes, crc, error).await?,
+            },
+        }
+        Ok(DataFile { path, table: table.clone(), version, rows, bytes, crc32c: base64(crc), kind })
+    }
+}
+
+/// After an upload in parts whose end is not known, or that met an object of its name. It cannot be sent again, so what
+/// did not arrive is made anew by the caller, under another name.
+async fn read_back(store: &dyn Store, path: &str, bytes: u64, crc: u32, why: StoreError) -> Result<()> {
+    match persist("read back", || store.head(path)).await? {
+        Some(meta) if meta.bytes == bytes && meta.crc32c == Some(crc) => Ok(()),
+        Some(meta) if matches!(why, StoreError::Precondition { .. }) => Err(exists_otherwise(path, meta.bytes, bytes)),
+        _ => Err(Error::retry(format!("{path} did not arrive as it was sent")).with_source(why)),
+    }
+}
+
+fn exists_otherwise(path: &str, found_bytes: u64, bytes: u64) -> Error {
+    Error::bug(format!(
+        "{path} exists with other content ({found_bytes} bytes where {bytes} were written): its name belongs to this writer alone"
+    ))
+}
+
 /// Puts a document that is created once (a manifest, a first `schema.json`).
 pub async fn put_document(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
     put_once(store, path, body).await
@@ -75,11 +147,7 @@ async fn put_once(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
             let found = persist("read back", || store.head(path)).await?;
             match found {
                 Some(meta) if meta.bytes == body.len() as u64 && meta.crc32c == Some(crc32c::crc32c(&body)) => Ok(()),
-                Some(meta) => Err(Error::bug(format!(
-                    "{path} exists with other content ({} bytes where {} were written): its name belongs to this writer alone",
-                    meta.bytes,
-                    body.len()
-                ))),
+                Some(meta) => Err(exists_otherwise(path, meta.bytes, body.len() as u64)),
                 None => {
                     Err(Error::lake(format!("{path} was refused as existing and is not there: does something delete objects of the lake?")))
                 }

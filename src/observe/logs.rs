@@ -4,6 +4,7 @@
 //! Invariants: an event is one line and one write; standard output belongs to the commands; a panic is logged at
 //! ERROR, once. Levels mean: ERROR a person must look, WARN odd but handled, INFO the story, DEBUG the details.
 
+use super::progress;
 use crate::error::{Error, Result};
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
@@ -49,8 +50,11 @@ pub fn init(asked: Option<Format>, filter: Option<&str>) -> Result<()> {
     })?;
     let format = Format::choose(asked);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
-    tracing::subscriber::set_global_default(subscriber(format, colour, filter, std::io::stderr))
+    tracing::subscriber::set_global_default(subscriber(format, colour, filter, progress::Stderr))
         .map_err(|error| Error::bug("logs are set up twice").with_source(error))?;
+    if format == Format::Text && std::io::stderr().is_terminal() {
+        progress::draw_bars();
+    }
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }

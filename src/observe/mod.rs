@@ -1,5 +1,6 @@
 //! What a person sees of a running huella.
 //!
-//! Owns: logs. Does not own: what is logged where. Invariant: nothing here can stop or slow the replication.
+//! Owns: logs, progress. Does not own: what is logged where. Invariant: nothing here can stop or slow the replication.
 
 pub mod logs;
+pub mod progress;

@@ -1,7 +1,7 @@
-//! Start-up and authentication of a replication session.
+//! Start-up and authentication of the sessions whose framing is ours: replication and COPY.
 //!
 //! Owns: the StartupMessage, trust, password, md5, SCRAM-SHA-256 with and without channel binding.
-//! Does not own: SQL sessions, whose log-in tokio-postgres does over the same transport.
+//! Does not own: other SQL sessions, whose log-in tokio-postgres does over the same transport.
 //! Invariants: a SCRAM server has to prove that it knows the password; where the server offers channel
 //! binding over TLS it is used; `channel_binding=require` accepts nothing else.
 
@@ -27,16 +27,25 @@ pub(super) struct Session {
     pub(super) cancel_key: Option<(i32, i32)>,
 }
 
-/// Logs in with `replication=database`, so that both replication commands and SQL can be sent.
-pub(super) async fn log_in(transport: Transport, options: &ConnectOptions) -> Result<Session> {
+/// What a session takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// SQL alone.
+    Sql,
+    /// Replication commands too (`replication=database`).
+    Replication,
+}
+
+/// Logs in.
+pub(super) async fn log_in(transport: Transport, options: &ConnectOptions, takes: Takes) -> Result<Session> {
     let mut wire = Wire::new(transport);
     let mut parameters = vec![
         ("user", options.user()),
         ("database", options.database()),
-        ("replication", "database"),
         ("client_encoding", "UTF8"),
         ("application_name", options.application_name.as_str()),
     ];
+    parameters.extend((takes == Takes::Replication).then_some(("replication", "database")));
     parameters.extend(options.options.as_deref().map(|o| ("options", o)));
     let mut out = BytesMut::new();
     frontend::startup_message(parameters, &mut out).map_err(|e| Error::config("a connection option cannot be sent").with_source(e))?;

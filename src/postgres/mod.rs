@@ -9,6 +9,7 @@ mod auth;
 pub mod catalogue;
 pub mod column_list;
 mod column_type;
+mod copy;
 pub mod error;
 pub mod fingerprint;
 mod frames;
@@ -28,6 +29,7 @@ mod tls;
 mod transport;
 mod wire;
 
+pub use copy::CopySession;
 pub use error::{DbError, sqlstate};
 pub use frames::{Event, Frames, ServerNotice};
 pub use options::{ConnectOptions, SslMode};

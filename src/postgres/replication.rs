@@ -4,7 +4,7 @@
 //! slot is right (`slot`). Invariants: a command is sent only when the one before has been answered in full;
 //! after a temporary slot exported its snapshot nothing is sent, not even a keepalive query.
 
-use super::auth::{Session, log_in};
+use super::auth::{Session, Takes, log_in};
 use super::error::{DbError, protocol};
 use super::options::ConnectOptions;
 use super::reader::StreamSetup;
@@ -62,7 +62,8 @@ pub struct Replication {
     busy: bool,
 }
 
-type Row = Vec<Option<String>>;
+/// A row of an answer, as text.
+pub(super) type Row = Vec<Option<String>>;
 
 impl Replication {
     /// Connects, logs in and pins the session's settings.
@@ -71,7 +72,7 @@ impl Replication {
     }
 
     async fn open(options: &ConnectOptions, tls: Tls) -> Result<Self> {
-        let session = log_in(Transport::connect(options, tls).await?, options).await?;
+        let session = log_in(Transport::connect(options, tls).await?, options, Takes::Replication).await?;
         let version = session.parameters.get("server_version").and_then(|text| version_number(text));
         let version = version.ok_or_else(|| protocol("no server_version"))?;
         let mut this = Self { session, options: options.clone(), version, wal_sender_timeout: None, busy: false };
@@ -201,30 +202,40 @@ impl Replication {
     /// Runs one simple query and returns all its rows as text.
     async fn command(&mut self, sql: &str, doing: &str) -> Result<Vec<Row>> {
         self.send_query(sql).await.map_err(|e| e.context(doing))?;
-        let mut rows = Vec::new();
-        let mut refused = None;
-        loop {
-            match self.session.wire.next().await {
-                Ok(Backend::Message(Message::DataRow(body))) => rows.push(text_row(&body)?),
-                Ok(Backend::Message(Message::ErrorResponse(body))) => {
-                    refused = Some(DbError::read(body.fields()).map_err(protocol)?);
-                }
-                Ok(Backend::Message(Message::ReadyForQuery(_))) => {
-                    self.busy = false;
-                    return refused.map_or(Ok(rows), |error| Err(error.into_error(doing)));
-                }
-                Ok(Backend::Message(_)) => {}
-                Ok(Backend::CopyBoth) => return Err(protocol("a copy that nobody asked for")),
-                // A FATAL error is followed by the end of the connection, not by ReadyForQuery.
-                Err(broken) => return Err(refused.map_or_else(|| broken.context(doing), |error| error.into_error(doing))),
-            }
-        }
+        let (rows, ready) = self.session.rows(doing).await;
+        self.busy = !ready;
+        rows
     }
 }
 
 impl Session {
+    /// Reads the answer to a simple query: its rows as text, and whether the session is ready for another.
+    pub(super) async fn rows(&mut self, doing: &str) -> (Result<Vec<Row>>, bool) {
+        let mut rows = Vec::new();
+        let mut refused = None;
+        loop {
+            match self.wire.next().await {
+                Ok(Backend::Message(Message::DataRow(body))) => match text_row(&body) {
+                    Ok(row) => rows.push(row),
+                    Err(error) => return (Err(error), false),
+                },
+                Ok(Backend::Message(Message::ErrorResponse(body))) => match DbError::read(body.fields()) {
+                    Ok(error) => refused = Some(error),
+                    Err(error) => return (Err(protocol(error)), false),
+                },
+                Ok(Backend::Message(Message::ReadyForQuery(_))) => {
+                    return (refused.map_or(Ok(rows), |error| Err(error.into_error(doing))), true);
+                }
+                Ok(Backend::Message(_)) => {}
+                Ok(Backend::CopyBoth) => return (Err(protocol("a copy that nobody asked for")), false),
+                // A FATAL error is followed by the end of the connection, not by ReadyForQuery.
+                Err(broken) => return (Err(refused.map_or_else(|| broken.context(doing), |error| error.into_error(doing))), false),
+            }
+        }
+    }
+
     /// The next message but notices; an ErrorResponse is an error.
-    async fn next_or_refusal(&mut self, doing: &str) -> Result<Backend> {
+    pub(super) async fn next_or_refusal(&mut self, doing: &str) -> Result<Backend> {
         loop {
             match self.wire.next().await.map_err(|e| e.context(doing))? {
                 Backend::Message(Message::ErrorResponse(body)) => {

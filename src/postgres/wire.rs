@@ -1,7 +1,7 @@
 //! Whole messages over a transport, for the phases in which client and server take turns.
 //!
 //! Owns: framing, the bound on a message's size, recognising CopyBothResponse (unknown to postgres-protocol).
-//! Does not own: the stream phase (`reader`). Invariant: bytes from the server never panic and never make
+//! Does not own: the stream phase (`reader`), a copy's rows (`copy`). Invariant: bytes from the server never panic and never make
 //! the buffer grow beyond [`MESSAGE_BYTES_MAX`].
 
 use super::error::{from_io, protocol};
@@ -28,7 +28,7 @@ pub(super) enum Backend {
 /// A transport with the bytes that were read and not yet used.
 pub(super) struct Wire {
     pub(super) transport: Transport,
-    buf: BytesMut,
+    pub(super) buf: BytesMut,
 }
 
 impl Wire {

@@ -194,7 +194,7 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
     let config = &writer.config;
     let names: Vec<_> = tables.iter().map(|t| t.name.clone()).collect();
     let published = mark(config, &source::observe(client, config, tables.to_vec()).await?.publication);
-    let prepared = prepare(&writer.options, &names, config.snapshot.workers).await?;
+    let prepared = prepare(&writer.options, &names, writer.copy_workers()).await?;
     let observed = source::observe(client, config, prepared.tables.clone()).await?;
     if mark(config, &observed.publication) != published {
         // What was sent between the consistent point and the edit was chosen by other rules than the copy's.
@@ -246,8 +246,6 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
     }
     failpoint::hit("start.after_ready");
     tracing::info!(through = %point, tables = jobs.len(), "the slot stands; streaming while the tables are copied");
-    // Biggest first, so that the last worker is not left alone with it.
-    jobs.sort_by_key(|job| std::cmp::Reverse(tables.iter().find(|t| t.name == job.schema.table).map_or(0, |t| t.bytes)));
     writer.held = Some(held);
     writer.prepared = Some((prepared, jobs));
     Ok(())

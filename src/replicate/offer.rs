@@ -245,10 +245,10 @@ impl Offer<'_> {
     }
 
     async fn copy(&self, prepared: Prepared, jobs: Vec<CopyJob>, watermark: &Watermark) -> Result<Vec<Copied>> {
-        let limit = self.config.batch.max_bytes.min(self.config.batch.memory / 6) / self.config.snapshot.workers.max(1) as u64;
         let (sender, mut done) = mpsc::channel(1);
         let namer = Arc::new(FileNamer::outside(watermark));
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        // No stream is buffered beside it.
+        let limit = usize::try_from(self.config.batch.memory / 2).unwrap_or(usize::MAX);
         let copying = copy_all(prepared, jobs, Arc::clone(&self.store), namer, self.hash_key.clone(), limit, sender);
         let collecting = async {
             let mut copied = Vec::new();

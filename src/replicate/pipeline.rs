@@ -36,12 +36,21 @@ enum Encoded {
     Copied(Together),
 }
 
+/// What a pipeline leaves behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) held: Held,
+    /// Copies whose point the stream has not passed.
+    pub(crate) waiting: Vec<Together>,
+    pub(crate) result: Result<()>,
+}
+
 /// The running pipeline of one session.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     orders: mpsc::Sender<Order>,
     committed: watch::Receiver<Arc<Watermark>>,
-    task: JoinHandle<(Held, Result<()>)>,
+    task: JoinHandle<Finished>,
 }
 
 impl Pipeline {
@@ -60,7 +69,7 @@ impl Pipeline {
                 Ok(Err(error)) => done = done.and(Err(error)),
                 Err(panic) => done = done.and(Err(Error::bug("the encoder panicked").with_source(panic))),
             }
-            (committer.held, done)
+            Finished { held: committer.held, waiting: committer.waiting, result: done }
         });
         Self { orders, committed, task }
     }
@@ -81,7 +90,7 @@ impl Pipeline {
     }
 
     /// Commits what was handed over up to its last boundary, and gives the lake back.
-    pub(crate) async fn finish(self) -> Result<(Held, Result<()>)> {
+    pub(crate) async fn finish(self) -> Result<Finished> {
         drop(self.orders);
         self.task.await.map_err(|panic| Error::bug("the commit task panicked").with_source(panic))
     }

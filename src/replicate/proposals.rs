@@ -29,11 +29,14 @@ pub(crate) struct Together {
     pub(crate) needs: Lsn,
     /// The proposal that they come from.
     pub(crate) proposal: Option<String>,
+    /// The writer's own copy, which outlives a session that does not come to commit it; a proposal lies in the lake.
+    pub(crate) own: Option<Copied>,
 }
 
 impl From<Copied> for Together {
     fn from(copied: Copied) -> Self {
         Together {
+            own: Some(copied.clone()),
             needs: copied.mark.snapshot,
             marks: vec![copied.mark.clone()],
             edits: vec![Edit::Current { mark: copied.mark, oid: copied.oid, fingerprint: copied.fingerprint }],
@@ -67,7 +70,7 @@ impl From<Found> for Together {
             marks.push(mark);
             files.extend(table.files);
         }
-        Together { files, marks, edits, needs, proposal: Some(found.path) }
+        Together { files, marks, edits, needs, proposal: Some(found.path), own: None }
     }
 }
 

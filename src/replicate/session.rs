@@ -6,7 +6,7 @@
 
 use super::copier::{Lake, Outcome};
 use super::membership;
-use super::pipeline::{Order, Pipeline};
+use super::pipeline::{Finished, Order, Pipeline};
 use super::proposals::{self, Found};
 use super::registry::Registry;
 use super::source::{self, Observed};
@@ -21,9 +21,9 @@ use crate::pgoutput::{self, Envelope, Message, Relation};
 use crate::postgres::catalogue::Table;
 use crate::postgres::{Event, Frames, ReplicationStream, catalogue, connect_sql, server, sqlstate};
 use crate::schema::version::{Layout, TableSchema};
-use crate::snapshot::prepare;
+use crate::snapshot::{Copied, prepare};
 use crate::table_name::TableName;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -63,10 +63,12 @@ struct Session<'a> {
     heartbeat_due: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
     wanted: Option<Lsn>,
-    /// Tables that were handed to the copier, until their commit.
+    /// The copier is at work.
     copying: bool,
     /// A proposal that was handed to the pipeline, until its commit.
     taking: Option<Found>,
+    /// Copies that are on their way to the watermark, by their points.
+    handed: BTreeMap<TableName, Lsn>,
 }
 
 /// Streams until an end or an error; gives the claim back to `writer`.
@@ -99,6 +101,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         wanted: writer.target.filter(|t| *t > through),
         copying: writer.copier.busy(),
         taking: None,
+        handed: BTreeMap::new(),
         writer,
     };
     if let Some((prepared, jobs)) = session.writer.prepared.take() {
@@ -106,7 +109,10 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         session.writer.copier.start(prepared, jobs, &session.lake, hash_key, limit);
         session.copying = true;
     }
-    let ended = session.stream_on(stop).await;
+    let ended = match session.settle_former().await {
+        Ok(()) => session.stream_on(stop).await,
+        Err(error) => Err(error),
+    };
     session.leave(ended).await
 }
 
@@ -141,7 +147,7 @@ impl Session<'_> {
             let age_at = self.batcher.oldest().map(|at| Instant::from_std(at) + self.writer.config.batch.max_age);
             let may_cut = age_at.is_some() && (self.batcher.has_complete() || !self.batcher.in_transaction());
             let copy_at = self.writer.copier.not_before();
-            let wants_copy = !self.copying && !self.writer.copier.busy() && !self.registry.pending().is_empty();
+            let wants_copy = !self.copying && !self.writer.copier.busy() && !self.uncopied().is_empty();
             tokio::select! {
                 biased;
                 // Leaving comes first: a person or the platform waits, and has seconds.
@@ -213,6 +219,31 @@ impl Session<'_> {
             proposals::remove(&self.writer.store, &path);
             self.look(); // for the next one
         }
+        self.handed.retain(|table, point| watermark.tables.get(table).is_some_and(|mark| mark.snapshot.is_none_or(|s| s < *point)));
+    }
+
+    /// Tables that wait for a copy that has not been made.
+    fn uncopied(&self) -> Vec<TableName> {
+        self.registry.pending().into_iter().filter(|table| !self.handed.contains_key(table)).collect()
+    }
+
+    /// Copies that were finished for a session before this one, under the same claim.
+    async fn settle_former(&mut self) -> Result<()> {
+        let epoch = self.committed.borrow().epoch;
+        for (of, copied) in std::mem::take(&mut self.writer.unsettled) {
+            if of == epoch && self.registry.pending().contains(&copied.mark.table) {
+                self.hand_over(copied).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a finished copy to the pipeline, and sees to it that its point is reached.
+    async fn hand_over(&mut self, copied: Copied) -> Result<()> {
+        let point = copied.mark.snapshot;
+        self.handed.insert(copied.mark.table.clone(), point);
+        self.pipeline.send(Order::Copied(copied.into())).await?;
+        self.await_point(point).await
     }
 
     /// Begins a look at publication and catalogue, off the loop: a slow answer must not hold the stream.
@@ -289,8 +320,8 @@ impl Session<'_> {
 
     /// Prepares a copy of all tables that wait for one.
     fn copy_pending(&mut self) {
-        let names: Vec<_> = self.registry.pending().into_iter().collect();
-        let (options, workers) = (self.writer.options.clone(), self.writer.config.snapshot.workers);
+        let names = self.uncopied();
+        let (options, workers) = (self.writer.options.clone(), self.writer.copy_workers());
         self.writer.copier.prepare(async move { prepare(&options, &names, workers).await });
         self.copying = true;
     }
@@ -314,11 +345,7 @@ impl Session<'_> {
                 let (hash_key, limit) = (self.writer.hash_key.clone(), self.writer.copy_bytes());
                 self.writer.copier.start(*prepared, jobs, &self.lake, hash_key, limit);
             }
-            Outcome::Copied(copied) => {
-                let point = copied.mark.snapshot;
-                self.pipeline.send(Order::Copied(copied.into())).await?;
-                self.await_point(point).await?;
-            }
+            Outcome::Copied(copied) => self.hand_over(copied).await?,
             Outcome::Finished => self.copying = false,
             Outcome::Failed(error) if error.is_retry() => {
                 tracing::warn!(error = %error.full(), "the copy was interrupted and will be repeated");
@@ -450,7 +477,8 @@ impl Session<'_> {
         if let Some(looking) = self.looking.take() {
             looking.abort();
         }
-        let (held, committed) = self.pipeline.finish().await?;
+        let Finished { held, waiting, result: committed } = self.pipeline.finish().await?;
+        self.writer.unsettled = waiting.into_iter().filter_map(|copies| Some((held.watermark().epoch, copies.own?))).collect();
         self.stream.acknowledge(held.watermark().position());
         let through = held.watermark().position();
         self.writer.held = Some(held);

@@ -11,10 +11,10 @@ use super::takeover::{Taken, take_over};
 use crate::commit::Held;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lsn::Lsn;
+use crate::lsn::{Epoch, Lsn};
 use crate::postgres::{ConnectOptions, connect_sql, server};
 use crate::schema::HashKey;
-use crate::snapshot::{CopyJob, Prepared};
+use crate::snapshot::{Copied, CopyJob, Prepared};
 use crate::store::Store;
 use backon::BackoffBuilder;
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use tokio::sync::watch;
 /// First and longest pause between two attempts to reach the source.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_LONGEST: Duration = Duration::from_secs(30);
+
+/// With less than this a worker's row groups would be too small to read well.
+const COPY_WORKER_BYTES_MIN: usize = 8 << 20;
 
 /// How `run` was asked to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,6 +48,8 @@ pub(crate) struct Writer {
     pub(crate) copier: Copier,
     /// A copy that a first start has prepared.
     pub(crate) prepared: Option<(Prepared, Vec<CopyJob>)>,
+    /// Finished copies that the last session did not live to commit, and the epoch of its claim.
+    pub(crate) unsettled: Vec<(Epoch, Copied)>,
     /// Where `--until-caught-up` ends.
     pub(crate) target: Option<Lsn>,
 }
@@ -56,9 +61,14 @@ impl Writer {
         usize::try_from(self.config.batch.max_bytes.min(self.config.batch.memory / 6)).unwrap_or(usize::MAX)
     }
 
-    /// The same for one worker of a copy, of which there may be several beside the stream.
+    /// What all workers of a copy together may buffer beside the stream: a third of the budget.
     pub(crate) fn copy_bytes(&self) -> usize {
-        self.piece_bytes() / self.config.snapshot.workers.max(1)
+        usize::try_from(self.config.batch.memory / 3).unwrap_or(usize::MAX)
+    }
+
+    /// Workers of a copy: as configured, but no more than the budget has room for.
+    pub(crate) fn copy_workers(&self) -> usize {
+        self.config.snapshot.workers.min(self.copy_bytes() / COPY_WORKER_BYTES_MIN).max(1)
     }
 }
 
@@ -76,6 +86,7 @@ pub async fn run(config: Config, mode: Mode, mut stop: watch::Receiver<bool>) ->
         held: None,
         copier: Copier::new(),
         prepared: None,
+        unsettled: Vec::new(),
         target: None,
     };
     let mut resnapshot = mode.resnapshot;

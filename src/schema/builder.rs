@@ -1,4 +1,4 @@
-//! A column being filled: source's text in, Arrow array out.
+//! A column being filled: the source's text or binary form in, Arrow array out.
 //!
 //! Owns: the cells of one column of one batch. Does not own: when to cut (`batch`), the conversions of single values.
 //! Invariants: every append adds exactly one cell, a refused one NULL; nothing is allocated per value but the growth of the
@@ -6,7 +6,7 @@
 
 use super::hash::HashKey;
 use super::types::{Conversion, Element, LakeType};
-use super::{Unfit, array, datetime, numeric, text};
+use super::{Unfit, Wire, array, binary, datetime, numeric, text};
 use arrow_array::ArrayRef;
 use arrow_array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, Float32Builder, Float64Builder, Int64Builder,
@@ -153,6 +153,39 @@ impl ColumnBuilder {
                 let hex = key.hex(raw);
                 let hex = std::str::from_utf8(&hex).expect("hex digits are ASCII");
                 append!(cells, within(cells.values_slice(), hex))
+            }
+        }
+    }
+
+    /// Appends the value that PostgreSQL's binary form `wire` means, as `append_text` would from its text. If it does not fit, a
+    /// NULL **has been** appended.
+    #[inline]
+    pub fn append_binary(&mut self, wire: Wire, raw: &[u8]) -> Result<(), Unfit> {
+        match (wire, &mut self.cells) {
+            (Wire::Int, Cells::Int64(builder)) => append!(builder, binary::int(raw)),
+            (Wire::Numeric, Cells::Decimal38(builder)) => append!(builder, binary::decimal38_9(raw)),
+            (Wire::Numeric, Cells::Decimal76(builder)) => append!(builder, binary::decimal76_38(raw)),
+            (Wire::Timestamp, Cells::Timestamp(builder)) | (Wire::DateTime, Cells::DateTime(builder)) => {
+                append!(builder, binary::instant(raw))
+            }
+            (Wire::Date, Cells::Date(builder)) => append!(builder, binary::date(raw)),
+            (Wire::Bool, Cells::Boolean(builder)) => append!(builder, binary::boolean(raw)),
+            (Wire::Oid, Cells::Int64(builder)) => append!(builder, binary::oid(raw)),
+            (Wire::Float, Cells::Float(builder)) => append!(builder, binary::float(raw)),
+            (Wire::Float, Cells::Double(builder)) => append!(builder, binary::double(raw)),
+            (Wire::Uuid, Cells::Text(builder)) => {
+                let text = binary::uuid(raw);
+                let text = text.as_ref().map_err(|Unfit| Unfit).and_then(|t| text::utf8(t));
+                append!(builder, text.and_then(|value| within(builder.values_slice(), value)))
+            }
+            (Wire::Jsonb, Cells::Text(builder)) => {
+                append!(builder, binary::jsonb(raw).and_then(|value| within(builder.values_slice(), value)))
+            }
+            (Wire::Bytes, Cells::Bytea { cells, .. }) => append!(cells, within(cells.values_slice(), raw)),
+            (Wire::Text, _) => self.append_text(raw),
+            _ => {
+                self.append_null();
+                Err(Unfit)
             }
         }
     }

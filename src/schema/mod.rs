@@ -5,6 +5,7 @@
 //! Invariant: a cell is either exact or refused (`Unfit`); nothing is rounded or clamped, and no bytes from outside panic.
 
 pub mod array;
+pub mod binary;
 pub mod builder;
 pub mod datetime;
 pub mod hash;
@@ -14,6 +15,7 @@ pub mod text;
 pub mod types;
 pub mod version;
 
+pub use binary::Wire;
 pub use builder::ColumnBuilder;
 pub use hash::HashKey;
 pub use names::{LakeNames, lake_names, source_name};

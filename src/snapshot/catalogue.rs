@@ -4,14 +4,14 @@
 //! the snapshot is taken and until the last file is durable; S is read after the snapshot, so that a later copy's S is greater
 //! whenever its rows differ; the digest depends on what reaches the lake, not on the rows' order.
 
-use super::copy::{CopyJob, refused, select};
-use super::prepare::{self, BEGIN, Prepared, lock};
+use super::copy::CopyJob;
+use super::prepare::{BEGIN, Prepared, clock_us, import, lock, lock_worker};
 use crate::error::{Error, Result};
-use crate::postgres::catalogue;
+use crate::postgres::catalogue::{self, TableKind};
 use crate::postgres::error::screened;
-use crate::postgres::{ConnectOptions, connect_sql, server};
+use crate::postgres::{ConnectOptions, CopySession, connect_sql, server};
 use crate::schema::HashKey;
-use crate::table_name::TableName;
+use crate::table_name::{TableName, quote_ident};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
@@ -23,36 +23,31 @@ use tokio_postgres::Client;
 pub async fn prepare_catalogues(options: &ConnectOptions, names: &[TableName], workers: usize) -> Result<Prepared> {
     let aux = connect_sql(options).await?;
     let locker = connect_sql(options).await?;
-    lock(&locker, &aux, names, "BEGIN READ ONLY").await?;
-    let first = connect_sql(options).await?;
-    let doing = "taking the catalogues' snapshot";
-    let failed = |e| Error::retry(doing).with_source(screened(e));
-    // As for streamed tables, each session has locks of its own. None of them needs a snapshot, so the first query takes it.
-    lock(&first, &aux, names, BEGIN).await?;
-    let row = first.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await.map_err(failed)?;
-    let snapshot: String = row.get(0);
-    let mut sessions = vec![first];
-    for _ in 1..workers.min(names.len()).max(1) {
-        let session = connect_sql(options).await?;
-        lock(&session, &aux, names, BEGIN).await?;
-        prepare::import(&session, &snapshot).await?;
+    // LOCK TABLE needs no snapshot: the first query, with the locks in hand, takes it.
+    lock(&locker, &aux, names, BEGIN).await?;
+    let row = locker.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
+    let snapshot: String = row.map_err(|e| Error::retry("taking the catalogues' snapshot").with_source(screened(e)))?.get(0);
+    let mut sessions = Vec::with_capacity(workers);
+    for _ in 0..workers.max(1) {
+        let mut session = CopySession::connect(options).await?;
+        lock_worker(&mut session, names).await?;
+        import(&mut session, &snapshot).await?;
         sessions.push(session);
     }
     // The snapshot exists by now: everything that it sees was written below this position.
     let point = server::insert_lsn(&aux).await?;
-    let time_us = prepare::clock_us(&aux).await?;
+    let time_us = clock_us(&aux).await?;
     let tables = catalogue::tables(&aux, names).await?;
     Ok(Prepared::without_slot(point, time_us, tables, sessions, locker))
 }
 
-/// A digest of the rows that a job would copy, whatever their order, as hex; read by one of the prepared sessions.
+/// A digest of the rows that a job would copy, whatever their order, as hex; read by the session that holds the locks.
 ///
 /// With hashed columns it is keyed like them: a digest of few rows must not be a way to guess their plain values, and another key
 /// must give another digest, because it gives other cells.
 pub async fn content(prepared: &Prepared, job: &CopyJob, key: Option<&HashKey>) -> Result<String> {
-    let client = prepared.workers.first().ok_or_else(|| Error::bug("a copy without a session"))?;
     let keyed = key.filter(|_| job.schema.columns.iter().any(|c| c.hashed));
-    digest(client, &select(job), keyed).await.map_err(|e| e.context(format!("reading {}", job.schema.table)))
+    digest(&prepared.locker, &select(job), keyed).await.map_err(|e| e.context(format!("reading {}", job.schema.table)))
 }
 
 async fn digest(client: &Client, query: &str, key: Option<&HashKey>) -> Result<String> {
@@ -67,6 +62,24 @@ async fn digest(client: &Client, query: &str, key: Option<&HashKey>) -> Result<S
         });
     }
     Ok(sum.hex())
+}
+
+/// The rows that reach the lake.
+fn select(job: &CopyJob) -> String {
+    let columns: Vec<String> = job.schema.columns.iter().filter(|c| !c.dropped).map(|c| quote_ident(&c.source)).collect();
+    let only = if job.kind == TableKind::Partitioned { "" } else { "ONLY " };
+    format!("SELECT {} FROM {only}{}", columns.join(", "), job.schema.table.sql())
+}
+
+/// What the server refuses for the role's rights it will refuse again; everything else may pass.
+fn refused(error: tokio_postgres::Error) -> Error {
+    match error.code().map(|c| c.code()) {
+        Some("42501") => {
+            Error::source_refused("reading the table was refused: grant SELECT on it, and BYPASSRLS if it has row level security")
+        }
+        _ => Error::retry("reading the table was interrupted"),
+    }
+    .with_source(screened(error))
 }
 
 /// The sum of digests, in four lanes: the same for every order, another for a row more, less or twice.

@@ -1,26 +1,27 @@
-//! COPY into Parquet files, several tables at a time.
+//! COPY into Parquet files: all workers on one table, then on the next.
 //!
-//! Owns: the workers' loop, cutting a copy into files. Invariants: what is buffered by one worker stays below its
-//! limit (a single larger row apart); a table's copy is handed over only when all its files are durable.
+//! Owns: the workers' loop, the memory that they share. Invariants: what is buffered stays below the limit (a single larger
+//! row apart); a table's copy is handed over only when all its files are durable; a worker that fails ends the copy of its
+//! table alone, the others go on with the other tables.
 
+use super::output::Output;
+use super::plan::{Range, plan};
 use super::prepare::Prepared;
-use super::text::Line;
-use crate::batch::{TableBatch, Transaction, encode};
-use crate::commit::{FileNamer, put_data};
+use super::work::{Part, Work};
+use crate::batch::{CopyBatch, Transaction};
+use crate::commit::FileNamer;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{DataFile, FileKind, SnapshotMark, date};
-use crate::postgres::catalogue::TableKind;
-use crate::postgres::error::screened;
+use crate::lake::{DataFile, SnapshotMark};
+use crate::observe::progress::Copying;
+use crate::postgres::CopySession;
+use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::sqlstate;
 use crate::schema::HashKey;
-use crate::schema::version::{Layout, TableSchema};
+use crate::schema::version::TableSchema;
 use crate::store::Store;
-use crate::table_name::quote_ident;
-use futures_util::StreamExt;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio_postgres::Client;
 
 /// A table to copy into a version.
 #[derive(Debug, Clone)]
@@ -48,16 +49,38 @@ pub struct Copied {
     pub files: Vec<DataFile>,
 }
 
-/// Where a copy's files go.
+/// Where a copy's files go, and what one worker may use for it.
 #[derive(Debug, Clone)]
-struct Sink {
-    store: Arc<dyn Store>,
-    namer: Arc<FileNamer>,
-    hash_key: Option<HashKey>,
-    limit_bytes: usize,
+pub struct Sink {
+    /// The lake.
+    pub store: Arc<dyn Store>,
+    /// Names of this epoch.
+    pub namer: Arc<FileNamer>,
+    /// For hashed columns.
+    pub hash_key: Option<HashKey>,
+    /// Bytes that one worker may buffer.
+    pub worker_bytes: usize,
+}
+
+impl Sink {
+    /// A batch: one fills while another one is encoded.
+    fn batch_bytes(&self) -> usize {
+        self.worker_bytes / 8
+    }
+
+    /// A row group, encoded. It is there twice for a moment, when it is handed to the store.
+    pub(super) fn row_group_bytes(&self) -> usize {
+        self.worker_bytes / 4
+    }
+
+    /// A file, where it stays in memory until its end.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.worker_bytes / 4
+    }
 }
 
 /// Copies all jobs at the prepared point and hands each finished table over; the locks are held until the last.
+/// `limit_bytes` is what all workers together may buffer.
 pub async fn copy_all(
     mut prepared: Prepared,
     jobs: Vec<CopyJob>,
@@ -68,98 +91,132 @@ pub async fn copy_all(
     done: mpsc::Sender<Copied>,
 ) -> Result<()> {
     prepared.release_slot().await;
-    let sink = Sink { store, namer, hash_key, limit_bytes };
-    let queue = Arc::new(Mutex::new(VecDeque::from(jobs)));
     let at = Transaction { commit_lsn: prepared.point, commit_time_us: prepared.time_us, xid: None };
-    let mut workers = tokio::task::JoinSet::<Result<()>>::new();
-    for client in std::mem::take(&mut prepared.workers) {
-        let (queue, sink, done) = (Arc::clone(&queue), sink.clone(), done.clone());
-        workers.spawn(async move {
-            loop {
-                let Some(job) = queue.lock().expect("nothing panics while the queue is locked").pop_front() else { return Ok(()) };
-                let copied = copy_table(&client, &job, &at, &sink).await.map_err(|e| e.context(format!("copying {}", job.schema.table)))?;
-                if done.send(copied).await.is_err() {
-                    return Ok(());
+    let workers = std::mem::take(&mut prepared.workers);
+    let sink = Sink { store, namer, hash_key, worker_bytes: limit_bytes / workers.len().max(1) };
+    copy_tables(workers, &prepared.tables, jobs, at, sink, done).await
+    // `prepared` ends here, and the locks with it.
+}
+
+/// Copies all jobs with sessions that stand inside one snapshot, and hands each finished table over. `tables` are the
+/// tables' shapes as they are for that snapshot; they stay as they are (locked) until this ends.
+///
+/// # Errors
+/// The first one, once every table that can be copied has been, unless a person must act on it: then at once.
+pub async fn copy_tables(
+    mut sessions: Vec<CopySession>,
+    tables: &[Table],
+    jobs: Vec<CopyJob>,
+    at: Transaction,
+    sink: Sink,
+    done: mpsc::Sender<Copied>,
+) -> Result<()> {
+    let workers = sessions.len();
+    let planner = sessions.first_mut().ok_or_else(|| Error::bug("a copy without sessions"))?;
+    let mut plans = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let table = tables.iter().find(|t| t.name == job.schema.table);
+        let table = table.ok_or_else(|| Error::bug(format!("{}: a copy without the table's shape", job.schema.table)))?;
+        let plan = plan(planner, table, &job, workers).await.map_err(|e| refused(e, &job))?;
+        tracing::info!(table = %table.name, version = job.schema.version, snapshot = %at.commit_lsn, ranges = plan.ranges.len(), "copying");
+        plans.push((job, plan));
+    }
+    // The largest first, so that no worker is left alone with it at the end.
+    plans.sort_by_key(|(_, plan)| std::cmp::Reverse(plan.weight));
+    let copying = Copying::begin(plans.iter().map(|(_, plan)| plan.weight).sum());
+    let tables: Arc<[Work]> = plans
+        .into_iter()
+        .map(|(job, plan)| {
+            let progress = copying.table(&job.schema.table, plan.weight);
+            Work::new(job, plan, progress)
+        })
+        .collect();
+    let mut running = tokio::task::JoinSet::<Result<()>>::new();
+    for session in sessions {
+        let (tables, sink, done) = (Arc::clone(&tables), sink.clone(), done.clone());
+        running.spawn(async move { work(session, &tables, at, &sink, &done).await });
+    }
+    drop(done);
+    let mut first = Ok(());
+    while let Some(ended) = running.join_next().await {
+        match ended.unwrap_or_else(|panic| Err(Error::bug("a copy worker panicked").with_source(panic))) {
+            Ok(()) => {}
+            Err(error) if error.is_retry() => first = first.and(Err(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    first
+}
+
+/// One worker: helps with every table that has ranges left.
+async fn work(mut session: CopySession, tables: &[Work], at: Transaction, sink: &Sink, done: &mpsc::Sender<Copied>) -> Result<()> {
+    for table in tables {
+        let Some(range) = table.enter() else { continue };
+        match copy_part(&mut session, table, range, at, sink).await {
+            Ok(part) => {
+                if let Some(copied) = table.leave(part, at.commit_lsn) {
+                    failpoint::hit("snapshot.after_files");
+                    if done.send(copied).await.is_err() {
+                        return Ok(()); // nobody wants it any more
+                    }
                 }
             }
-        });
+            Err(error) => {
+                table.fail();
+                return Err(refused(error, &table.job));
+            }
+        }
     }
-    while let Some(ended) = workers.join_next().await {
-        ended.map_err(|panic| Error::bug("a copy worker panicked").with_source(panic))??;
-    }
-    drop(prepared.locker);
     Ok(())
 }
 
-async fn copy_table(client: &Client, job: &CopyJob, at: &Transaction, sink: &Sink) -> Result<Copied> {
-    let schema = &job.schema;
-    let layout = Arc::new(schema.copy_layout());
-    let width = layout.slots.len();
-    let sql = format!("COPY ({}) TO STDOUT", select(job));
-    tracing::info!(table = %schema.table, version = schema.version, snapshot = %at.commit_lsn, "copying");
-    let stream = client.copy_out(&sql).await.map_err(refused)?;
-    tokio::pin!(stream);
-    let mut batch = open(schema, &layout, at, sink)?;
-    batch.truncate(at, -1);
-    let (mut files, mut rows, mut bytes) = (Vec::new(), 0u64, 0usize);
-    let mut line = Line::default();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(refused)?;
-        if bytes > 0 && bytes + chunk.len() >= sink.limit_bytes {
-            let full = std::mem::replace(&mut batch, open(schema, &layout, at, sink)?);
-            files.push(store(full, sink).await?);
-            bytes = 0;
-        }
-        line.read(&chunk);
-        batch.copied(at, if width == 0 { 0 } else { line.len() }, line.cells())?;
-        bytes += chunk.len() + batch.row_bytes();
-        rows += 1;
+/// Copies ranges of a table until none is left.
+async fn copy_part(session: &mut CopySession, table: &Work, first: Range, at: Transaction, sink: &Sink) -> Result<Part> {
+    let schema = &table.job.schema;
+    let mut batch = CopyBatch::new(schema, &table.plan.columns, at, sink.hash_key.as_ref())?;
+    let mut output = Output::new(sink.clone(), Arc::clone(schema), at);
+    let (leads, mut rows) = (first.first, 0);
+    if leads {
+        output.lead()?;
     }
-    files.push(store(batch, sink).await?);
-    failpoint::hit("snapshot.after_files");
-    Ok(Copied {
-        mark: SnapshotMark { table: schema.table.clone(), version: schema.version, snapshot: at.commit_lsn, rows },
-        oid: schema.oid,
-        fingerprint: job.fingerprint.clone(),
-        files,
-    })
+    let mut range = Some(first);
+    while let Some(now) = range {
+        session.begin_copy(&table.plan.sql(&now)).await?;
+        while let Some(frames) = session.next().await? {
+            let before = rows + batch.rows() as u64;
+            for message in frames.iter() {
+                if batch.rows() > 0 && batch.bytes() + message.len() >= sink.batch_bytes() {
+                    rows += batch.rows() as u64;
+                    output.push(batch.take()?).await?;
+                }
+                batch.message(message)?;
+            }
+            table.progress.add(rows + batch.rows() as u64 - before, frames.bytes() as u64);
+        }
+        table.progress.done(now.weight);
+        failpoint::hit("snapshot.between_ranges");
+        range = table.next();
+    }
+    if batch.rows() > 0 {
+        rows += batch.rows() as u64;
+        output.push(batch.take()?).await?;
+    }
+    Ok(Part { files: output.finish().await?, leads, rows })
 }
 
-/// The query whose rows a job copies.
-pub(super) fn select(job: &CopyJob) -> String {
-    let columns: Vec<String> = job.schema.columns.iter().filter(|c| !c.dropped).map(|c| quote_ident(&c.source)).collect();
-    // A partitioned root's rows lie in its leaves; the children of plain inheritance are tables of their own.
-    let only = if job.kind == TableKind::Partitioned { "" } else { "ONLY " };
-    let filter = job.filter.as_ref().map(|f| format!(" WHERE ({f})")).unwrap_or_default();
-    format!("SELECT {} FROM {only}{}{filter}", columns.join(", "), job.schema.table.sql())
-}
-
-fn open(schema: &Arc<TableSchema>, layout: &Arc<Layout>, at: &Transaction, sink: &Sink) -> Result<TableBatch> {
-    TableBatch::new(Arc::clone(schema), Arc::clone(layout), date(at.commit_time_us), FileKind::Snapshot, sink.hash_key.as_ref())
-}
-
-async fn store(mut batch: TableBatch, sink: &Sink) -> Result<DataFile> {
-    batch.complete();
-    let (rows, _) = batch.seal()?;
-    let rows = rows.ok_or_else(|| Error::bug("a copy's file without rows"))?;
-    let file =
-        tokio::task::spawn_blocking(move || encode(&rows)).await.map_err(|panic| Error::bug("encoding panicked").with_source(panic))??;
-    let file = put_data(sink.store.as_ref(), &sink.namer, file).await?;
-    failpoint::hit("snapshot.after_first_file");
-    Ok(file)
-}
-
-/// A COPY that the server refuses for its rights will be refused again; everything else may pass.
-pub(super) fn refused(error: tokio_postgres::Error) -> Error {
-    match error.code().map(|c| c.code()) {
-        Some("42501") => Error::source_refused(
-            "reading the table was refused (SELECT missing, or row level security applies to the role: give it SELECT and BYPASSRLS)",
-        )
-        .with_source(screened(error)),
-        Some(code) if code.starts_with("22") => Error::source_refused(
-            "a row makes the copy's query fail, most likely in the publication's row filter: correct that, the stream fails of it as well",
-        )
-        .with_source(screened(error)),
-        _ => Error::retry("COPY was interrupted").with_source(screened(error)),
+/// What the server refuses for the role's rights it will refuse again; anything else may pass, or begins with another shape.
+fn refused(error: Error, job: &CopyJob) -> Error {
+    let table = &job.schema.table;
+    match sqlstate(&error) {
+        Some("42501") => Error::source_refused(format!(
+            "copying {table} was refused: grant SELECT on it, and BYPASSRLS if it has row level security; `huella check` names what is missing"
+        ))
+        .with_source(error),
+        Some(code) if code.starts_with("22") => Error::source_refused(format!(
+            "a row of {table} makes the copy's query fail, most likely in the publication's row filter: correct that, the stream fails of it as well"
+        ))
+        .with_source(error),
+        Some(_) => Error::retry(format!("copying {table}")).with_source(error),
+        None => error.context(format!("copying {table}")),
     }
 }

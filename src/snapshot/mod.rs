@@ -1,15 +1,17 @@
-//! Full copies of tables at one consistent point, while the stream goes on.
+//! Full copies of tables at one consistent point.
 //!
-//! Owns: locks, the exported snapshot, COPY, the files of a copy. Does not own: when a copy becomes current
-//! (`replicate`). Invariants: the tables are locked before the snapshot exists and until the last file is
-//! durable; the exporting connection stays silent until every worker has imported; a copy begins with the
-//! TRUNCATE row at `(S, -1)`.
+//! Owns: locks, the temporary slot with its snapshot, which rows each worker copies, binary COPY into Parquet files.
+//! Does not own: when a copy is needed and when it becomes current (`replicate`). Invariants: locks are taken before the
+//! snapshot and held until the last file is durable; nothing is sent on the exporting connection until every worker has
+//! imported; a copy begins with the TRUNCATE row at `(S, -1)`; a table is handed over whole or not at all.
 
 mod catalogue;
 mod copy;
+mod output;
+mod plan;
 mod prepare;
-mod text;
+mod work;
 
 pub use catalogue::{content, prepare_catalogues};
-pub use copy::{Copied, CopyJob, copy_all};
+pub use copy::{Copied, CopyJob, Sink, copy_all, copy_tables};
 pub use prepare::{Prepared, prepare};

@@ -9,7 +9,7 @@ use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Table};
 use crate::postgres::error::screened;
-use crate::postgres::{ConnectOptions, ExportedSlot, Replication, connect_sql, publication, server, slot};
+use crate::postgres::{ConnectOptions, CopySession, ExportedSlot, Replication, connect_sql, publication, server, slot};
 use crate::table_name::TableName;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -34,8 +34,8 @@ pub struct Prepared {
     /// Name of the temporary slot.
     pub slot: String,
     /// Sessions that have imported the snapshot.
-    pub(super) workers: Vec<Client>,
-    /// Holds the locks.
+    pub(super) workers: Vec<CopySession>,
+    /// Holds the locks until it is dropped.
     pub(super) locker: Client,
     exporter: Option<Replication>,
 }
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Prepared {
 
 impl Prepared {
     /// Sessions that share a snapshot which no slot stands at.
-    pub(super) fn without_slot(point: Lsn, time_us: i64, tables: Vec<Table>, workers: Vec<Client>, locker: Client) -> Self {
+    pub(super) fn without_slot(point: Lsn, time_us: i64, tables: Vec<Table>, workers: Vec<CopySession>, locker: Client) -> Self {
         Self { point, time_us, tables, slot: String::new(), workers, locker, exporter: None }
     }
 
@@ -74,20 +74,18 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     let locker = connect_sql(options).await?;
     let mut sessions = Vec::with_capacity(workers);
     for _ in 0..workers.max(1) {
-        sessions.push(connect_sql(options).await?);
+        sessions.push(CopySession::connect(options).await?);
     }
     lock(&locker, &aux, names, "BEGIN READ ONLY").await?;
-    // Each worker has locks of its own from the beginning: a COPY that had to ask for one now would wait behind a statement that waits
-    // for the locker, which waits for the COPY. (LOCK TABLE is the one statement that may come before a snapshot is imported.)
-    for session in &sessions {
-        lock(session, &aux, names, BEGIN).await?;
+    for session in &mut sessions {
+        lock_worker(session, names).await?;
     }
     let tables = catalogue::tables(&locker, names).await?;
     let mut exporter = Replication::connect(options).await?;
     let name = format!("huella_copy_{}_{:08x}", std::process::id(), crate::commit::random() as u32);
     let slot = make_slot(&mut exporter, &name, &locker, &aux).await?;
     failpoint::hit("start.after_slot");
-    for session in &sessions {
+    for session in &mut sessions {
         import(session, &slot.snapshot).await?;
     }
     failpoint::hit("start.after_import");
@@ -98,10 +96,11 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
 /// What each session that copies begins with.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// Lets a session, locks in hand, see what an exported snapshot sees.
-pub(super) async fn import(session: &Client, snapshot: &str) -> Result<()> {
+/// Lets a worker, locks in hand, see what an exported snapshot sees.
+pub(super) async fn import(session: &mut CopySession, snapshot: &str) -> Result<()> {
     let import = format!("SET TRANSACTION SNAPSHOT '{}'", snapshot.replace('\'', "''"));
-    session.batch_execute(&import).await.map_err(|e| Error::retry("importing the snapshot").with_source(screened(e)))
+    let doing = "importing the snapshot";
+    session.rows(&import, doing).await.map(drop).map_err(|e| Error::retry(doing).with_source(e))
 }
 
 /// The server's clock, microseconds since 1970-01-01 UTC.
@@ -143,6 +142,19 @@ async fn make_slot(exporter: &mut Replication, name: &str, locker: &Client, aux:
     Err(Error::retry(format!(
         "making a slot waits for open transactions, and {waited} waits for the tables' locks: they are given up for now"
     )))
+}
+
+/// Begins a worker's transaction with locks of its own. If it took them only with its first COPY, a statement that waits by then
+/// for the exclusive lock would stand between: it behind the locker, the worker behind it, the locker behind the worker, for
+/// ever, since the server sees no circle through our process.
+pub(super) async fn lock_worker(session: &mut CopySession, names: &[TableName]) -> Result<()> {
+    let doing = "locking the tables for a worker (ACCESS SHARE)";
+    let mut sql = format!("SET lock_timeout = '{}ms'; {BEGIN}", LOCK_WAIT.as_millis());
+    if !names.is_empty() {
+        let list: Vec<String> = names.iter().map(TableName::sql).collect();
+        sql.push_str(&format!("; LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", ")));
+    }
+    session.rows(&sql, doing).await.map(drop)
 }
 
 async fn backend_pid(client: &Client) -> Result<i32> {

@@ -3,7 +3,7 @@
 //! Owns: the plan's grammar, the counting of operations, the faults. Does not own: the objects (another store does).
 //! Invariants: without a matching rule it is the inner store; a fault answers only with what a real store may answer.
 
-use super::{Generation, Meta, Object, Store, StoreError};
+use super::{Generation, Meta, Object, Store, StoreError, Upload};
 use crate::error::{Error, Result as CrateResult};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -221,38 +221,66 @@ impl FaultStore {
         Some(rule.fault)
     }
 
-    /// Does the operation, or what the plan says instead. `work` owns what it needs, so that it can land late.
     async fn run<T, F>(&self, op: Op, path: &str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        match self.fault(op, path) {
-            None => work.await,
-            Some(Fault::Refuse(said)) => Err(StoreError::trouble(path, format!("{said} (injected)"))),
-            Some(Fault::Forbid) => Err(StoreError::refused(path, "HTTP 403 (injected)")),
-            Some(Fault::Lose) => {
-                work.await?;
-                Err(StoreError::trouble(path, "the reply was lost (injected)"))
-            }
-            Some(Fault::Conflict) => {
-                work.await?;
-                Err(StoreError::precondition(path))
-            }
-            Some(Fault::Late(delay)) => {
-                let shown = path.to_owned();
-                tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
-                    let landed = work.await.map(drop);
-                    tracing::warn!(path = shown, ?landed, "injected fault: the late write arrived");
-                });
-                Err(StoreError::trouble(path, "no answer in time (injected)"))
-            }
-            Some(Fault::Slow(delay)) => {
-                tokio::time::sleep(delay).await;
-                work.await
-            }
+        befall(self.fault(op, path), path, work).await
+    }
+}
+
+/// Does the operation, or what the plan says instead. `work` owns what it needs, so that it can land late.
+async fn befall<T, F>(fault: Option<Fault>, path: &str, work: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, StoreError>> + Send + 'static,
+{
+    match fault {
+        None => work.await,
+        Some(Fault::Refuse(said)) => Err(StoreError::trouble(path, format!("{said} (injected)"))),
+        Some(Fault::Forbid) => Err(StoreError::refused(path, "HTTP 403 (injected)")),
+        Some(Fault::Lose) => {
+            work.await?;
+            Err(StoreError::trouble(path, "the reply was lost (injected)"))
         }
+        Some(Fault::Conflict) => {
+            work.await?;
+            Err(StoreError::precondition(path))
+        }
+        Some(Fault::Late(delay)) => {
+            let shown = path.to_owned();
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let landed = work.await.map(drop);
+                tracing::warn!(path = shown, ?landed, "injected fault: the late write arrived");
+            });
+            Err(StoreError::trouble(path, "no answer in time (injected)"))
+        }
+        Some(Fault::Slow(delay)) => {
+            tokio::time::sleep(delay).await;
+            work.await
+        }
+    }
+}
+
+/// An upload whose end suffers a fault. The plan counts it as `put_new`, when it begins.
+#[derive(Debug)]
+struct FaultUpload {
+    inner: Box<dyn Upload>,
+    path: String,
+    fault: Option<Fault>,
+}
+
+#[async_trait]
+impl Upload for FaultUpload {
+    async fn write(&mut self, part: Bytes) -> Result<(), StoreError> {
+        self.inner.write(part).await
+    }
+
+    async fn finish(self: Box<Self>, crc32c: u32) -> Result<Generation, StoreError> {
+        let Self { inner, path, fault } = *self;
+        befall(fault, &path, async move { inner.finish(crc32c).await }).await
     }
 }
 
@@ -261,6 +289,11 @@ impl Store for FaultStore {
     async fn put_new(&self, path: &str, body: Bytes) -> Result<Generation, StoreError> {
         let (inner, own) = (self.inner.clone(), path.to_owned());
         self.run(Op::PutNew, path, async move { inner.put_new(&own, body).await }).await
+    }
+
+    async fn put_new_in_parts(&self, path: &str) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        let Some(inner) = self.inner.put_new_in_parts(path).await? else { return Ok(None) };
+        Ok(Some(Box::new(FaultUpload { inner, path: path.to_owned(), fault: self.fault(Op::PutNew, path) })))
     }
 
     async fn replace_if(&self, path: &str, body: Bytes, expected: Generation) -> Result<Generation, StoreError> {

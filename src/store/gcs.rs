@@ -10,7 +10,8 @@
 //! (Google's client names the host without its port, which sends them astray).
 
 use super::gcs_error::{self, Answer};
-use super::{Generation, Meta, Object, Store, StoreError, check_path, check_prefix};
+use super::gcs_upload::GcsUpload;
+use super::{Generation, Meta, Object, Store, StoreError, Upload, check_path, check_prefix};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use google_cloud_auth::credentials::{Builder as CredentialsBuilder, CacheableResource, Credentials, anonymous};
@@ -31,7 +32,7 @@ const RESUMABLE_BYTES_MIN: usize = 16 << 20;
 /// A request without much content: Google's slowest answers come within seconds; after this the connection is dead.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What content adds to that: the slowest link worth waiting for.
-const SLOWEST_BYTES_PER_SEC: u64 = 256 << 10;
+pub(super) const SLOWEST_BYTES_PER_SEC: u64 = 256 << 10;
 /// Connecting over a healthy network takes far less than a second.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The service allows about one write a second of one object.
@@ -74,14 +75,14 @@ fn emulator_url(host: &str) -> Option<String> {
 
 /// Objects below a prefix of a bucket.
 pub struct GcsStore {
-    bucket: String,
+    pub(super) bucket: String,
     /// Empty, or ends with `/`.
     prefix: String,
-    base: String,
+    pub(super) base: String,
     client: Storage,
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     credentials: Credentials,
-    patience: Duration,
+    pub(super) patience: Duration,
     resumable_bytes_min: usize,
 }
 
@@ -152,7 +153,7 @@ impl GcsStore {
         })
     }
 
-    fn name(&self, path: &str) -> String {
+    pub(super) fn name(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
     }
 
@@ -240,7 +241,14 @@ impl GcsStore {
 
     /// One request to the JSON API: the body of a success, or the server's "no".
     async fn api(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Result<Bytes, Answer>, StoreError> {
-        let lost = |error: reqwest::Error| StoreError::trouble(path, gcs_error::chain(&error.without_url()));
+        let response = self.send(path, request).await?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| StoreError::trouble(path, gcs_error::chain(&e.without_url())))?;
+        Ok(if status.is_success() { Ok(body) } else { Err(Answer::new(status.as_u16(), &body)) })
+    }
+
+    /// Sends a request with an access token.
+    pub(super) async fn send(&self, path: &str, request: reqwest::RequestBuilder) -> Result<reqwest::Response, StoreError> {
         let headers = tokio::time::timeout(self.patience, self.credentials.headers(Default::default()))
             .await
             .map_err(|_| StoreError::trouble(path, format!("no access token within {:?}", self.patience)))?;
@@ -249,10 +257,8 @@ impl GcsStore {
             Ok(CacheableResource::NotModified) => HeaderMap::new(), // only answers a request that names a tag
             Err(error) => return Err(gcs_error::of_credentials(&error).into_error(path)),
         };
-        let response = request.headers(headers).timeout(self.patience).send().await.map_err(lost)?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(lost)?;
-        Ok(if status.is_success() { Ok(body) } else { Err(Answer::new(status.as_u16(), &body)) })
+        let sent = request.headers(headers).timeout(self.patience).send().await;
+        sent.map_err(|e| StoreError::trouble(path, gcs_error::chain(&e.without_url())))
     }
 
     fn meta(&self, listed: Listed, asked: &str) -> Result<Meta, StoreError> {
@@ -271,12 +277,12 @@ impl GcsStore {
 
 /// An object as the JSON API describes it; 64-bit numbers are text there.
 #[derive(serde::Deserialize)]
-struct Listed {
+pub(super) struct Listed {
     name: String,
     size: String,
-    generation: String,
+    pub(super) generation: String,
     updated: String,
-    crc32c: Option<String>,
+    pub(super) crc32c: Option<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -291,6 +297,14 @@ struct Page {
 impl Store for GcsStore {
     async fn put_new(&self, path: &str, body: Bytes) -> Result<Generation, StoreError> {
         self.write(path, body, 0).await
+    }
+
+    async fn put_new_in_parts(&self, path: &str) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        check_path(path)?;
+        if self.resumable_bytes_min == usize::MAX {
+            return Ok(None); // an emulator that keeps no promise about such uploads
+        }
+        Ok(Some(Box::new(GcsUpload::begin(self, path).await?)))
     }
 
     async fn replace_if(&self, path: &str, body: Bytes, expected: Generation) -> Result<Generation, StoreError> {
@@ -369,12 +383,12 @@ impl Store for GcsStore {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, StoreError> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(body).map_err(|e| StoreError::trouble(path, format!("the service's answer is not what its API promises: {e}")))
 }
 
 /// A CRC-32C as the JSON API writes it: base64 of four big-endian bytes, always eight characters.
-fn crc_from_base64(text: &str) -> Option<u32> {
+pub(super) fn crc_from_base64(text: &str) -> Option<u32> {
     let digits = text.strip_suffix("==").filter(|digits| digits.len() == 6)?;
     let bits = digits.bytes().try_fold(0_u64, |bits, c| {
         let six = match c {

@@ -12,7 +12,7 @@
 //!
 //! Unfinished files live in `.tmp-huella/` beside the lock; what a crash leaves there is swept a day later.
 
-use super::{Generation, Meta, Object, RESERVED, Store, StoreError, check_path, check_prefix};
+use super::{Generation, Meta, Object, RESERVED, Store, StoreError, Upload, check_path, check_prefix};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -95,6 +95,12 @@ impl Store for LocalStore {
         self.blocking(path, move |directory, path| directory.put_new(path, &body)).await
     }
 
+    async fn put_new_in_parts(&self, path: &str) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        check_path(path)?;
+        let temp = self.blocking(path, |directory, path| directory.write_temp(path, &[])).await?;
+        Ok(Some(Box::new(LocalUpload { store: self.clone(), path: path.to_owned(), temp: Some(temp) })))
+    }
+
     async fn replace_if(&self, path: &str, body: Bytes, expected: Generation) -> Result<Generation, StoreError> {
         check_path(path)?;
         self.blocking(path, move |directory, path| directory.replace_if(path, &body, expected)).await
@@ -140,11 +146,48 @@ impl Store for LocalStore {
     }
 }
 
+/// A file that is written in parts.
+struct LocalUpload {
+    store: LocalStore,
+    path: String,
+    /// `None` once a part failed.
+    temp: Option<Temp>,
+}
+
+#[async_trait]
+impl Upload for LocalUpload {
+    // The store computes no checksum of its own: the bytes go to the file as they came.
+    async fn write(&mut self, part: Bytes) -> Result<(), StoreError> {
+        let mut temp = self.temp.take().ok_or_else(|| StoreError::trouble(&self.path, "an earlier part was not written"))?;
+        let written = self.store.blocking(&self.path, move |_, path| match temp.file.write_all(&part) {
+            Ok(()) => Ok(temp),
+            Err(e) => Err(io_error(path, "writing", &e)),
+        });
+        self.temp = Some(written.await?);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>, _crc32c: u32) -> Result<Generation, StoreError> {
+        let temp = self.temp.ok_or_else(|| StoreError::trouble(&self.path, "an earlier part was not written"))?;
+        self.store.blocking(&self.path, |directory, path| directory.publish(path, temp)).await
+    }
+}
+
+impl std::fmt::Debug for LocalUpload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LocalUpload({})", self.path)
+    }
+}
+
 impl Directory {
     fn put_new(&self, path: &str, body: &[u8]) -> Result<Generation, StoreError> {
+        self.publish(path, self.write_temp(path, body)?)
+    }
+
+    /// Gives a finished file its name.
+    fn publish(&self, path: &str, mut temp: Temp) -> Result<Generation, StoreError> {
         let target = self.root.join(path);
         let parent = target.parent().expect("an object lies below the root");
-        let mut temp = self.write_temp(path, body)?;
         temp.stamp(self.floor(path)?).and_then(|()| temp.file.sync_all()).map_err(|e| io_error(path, "writing", &e))?;
         // Twice: somebody may remove the folder by hand between its making and the link.
         for last in [false, true] {

@@ -7,6 +7,7 @@
 mod fault;
 mod gcs;
 mod gcs_error;
+mod gcs_upload;
 mod local;
 
 pub use fault::{FaultStore, Plan};
@@ -114,6 +115,11 @@ impl From<StoreError> for Error {
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// Creates an object. `Precondition` if one of that path exists, whatever its content. The returned generation is the new object's.
     async fn put_new(&self, path: &str, body: Bytes) -> Result<Generation, StoreError>;
+    /// Begins an object that is handed over in parts, as `put_new` otherwise. `None`: the store takes objects whole only.
+    async fn put_new_in_parts(&self, path: &str) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        check_path(path)?;
+        Ok(None)
+    }
     /// Replaces the object of exactly this generation. `Precondition` if it has another or does not exist.
     async fn replace_if(&self, path: &str, body: Bytes, expected: Generation) -> Result<Generation, StoreError>;
     /// Reads an object; `None` if there is none.
@@ -128,6 +134,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn uri(&self, path: &str) -> String;
     /// Least time between two writes of one object (GCS allows about one a second).
     fn min_replace_interval(&self) -> Duration;
+}
+
+/// An object on its way, invisible until it is finished. Dropped before, it leaves nothing that a reader sees.
+#[async_trait]
+pub trait Upload: Send + std::fmt::Debug {
+    /// Adds bytes at its end. After an error the upload is of no use any more.
+    async fn write(&mut self, part: Bytes) -> Result<(), StoreError>;
+    /// Makes it visible and durable, if its content has this CRC-32C. `Precondition` if an object of that path exists;
+    /// `Trouble` if it may be there or not.
+    async fn finish(self: Box<Self>, crc32c: u32) -> Result<Generation, StoreError>;
 }
 
 /// Names that begin so are the stores' own (unfinished files, locks); no object's path may have such a component.

@@ -282,7 +282,9 @@ async fn upload_bytes(State(shared): State<Shared>, Path(id): Path<u64>, headers
         let mut inner = shared.lock().unwrap();
         let body = if matches!(fault, Some(Fault::Damage)) { damage(body) } else { body };
         let Some(session) = inner.sessions.get_mut(&id) else { return refusal(404, "no such session") };
-        session.received.extend_from_slice(&body);
+        // What lies before the end of what is there already is not written twice.
+        let from = range.strip_prefix("bytes ").and_then(|r| r.split_once('-')?.0.parse::<usize>().ok()).unwrap_or(session.received.len());
+        session.received.extend_from_slice(body.get(session.received.len() - from..).unwrap_or_default());
         let total = range.rsplit_once('/').and_then(|(_, total)| total.parse::<usize>().ok());
         if total == Some(session.received.len()) {
             let session = inner.sessions.remove(&id).unwrap();
@@ -291,8 +293,10 @@ async fn upload_bytes(State(shared): State<Shared>, Path(id): Path<u64>, headers
             }
             inner.finish(&session.name, session.received.into(), session.crc, session.if_generation)
         } else {
-            let range = format!("bytes=0-{}", session.received.len().saturating_sub(1));
-            (StatusCode::PERMANENT_REDIRECT, [("range", range)]).into_response()
+            match session.received.len() {
+                0 => StatusCode::PERMANENT_REDIRECT.into_response(),
+                n => (StatusCode::PERMANENT_REDIRECT, [("range", format!("bytes=0-{}", n - 1))]).into_response(),
+            }
         }
     };
     reply(fault, done).await
