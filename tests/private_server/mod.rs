@@ -1,8 +1,11 @@
 //! A PostgreSQL server of the test's own: made in a temporary directory, loopback only, ended with the value.
 
+mod programs;
+
+use programs::bin_dir;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
@@ -11,19 +14,6 @@ pub(crate) struct Server {
     process: Child,
     pub(crate) port: u16,
     _dir: tempfile::TempDir,
-}
-
-/// `HUELLA_PG_BIN`, else the newest PostgreSQL of the system.
-fn bin_dir() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("HUELLA_PG_BIN") {
-        return Some(dir.into());
-    }
-    let folders = ["/usr/lib/postgresql", concat!(env!("CARGO_MANIFEST_DIR"), "/.stack")];
-    let entries = folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten();
-    let mut dirs: Vec<_> = entries.flat_map(|e| [e.path().join("bin"), e.path().join("native/bin")]).collect();
-    dirs.retain(|dir| dir.join("initdb").exists());
-    dirs.sort();
-    dirs.pop()
 }
 
 /// The server's programs refuse root.
