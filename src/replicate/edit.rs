@@ -5,7 +5,7 @@
 
 use crate::commit::put_or_replace;
 use crate::error::Result;
-use crate::lake::{Pending, PublicationMark, SnapshotMark, TableMark, Watermark, schema_path};
+use crate::lake::{CHANGES_KEPT, Pending, PublicationMark, SnapshotMark, TableChange, TableMark, Watermark, schema_path};
 use crate::schema::version::TableSchema;
 use crate::store::Store;
 use crate::table_name::TableName;
@@ -17,6 +17,8 @@ pub(crate) enum Edit {
     Pending { table: TableName, oid: u32, pending: Pending },
     /// The current version's shape changed compatibly.
     Fingerprint { table: TableName, fingerprint: String },
+    /// What changed, for people.
+    Changed { table: TableName, change: TableChange },
     /// A table stands as it is, without a snapshot (`initial = false`).
     Adopted { table: TableName, oid: u32, version: u32, fingerprint: String },
     /// The publication as it was looked at.
@@ -38,6 +40,7 @@ impl Edit {
                     snapshot: None,
                     fingerprint: pending.fingerprint.clone(),
                     pending: Vec::new(),
+                    changes: Vec::new(),
                 });
                 mark.pending.retain(|p| p.version != pending.version);
                 mark.pending.push(pending.clone());
@@ -47,9 +50,16 @@ impl Edit {
                     mark.fingerprint = fingerprint.clone();
                 }
             }
+            Edit::Changed { table, change } => {
+                if let Some(mark) = watermark.tables.get_mut(table) {
+                    mark.changes.push(change.clone());
+                    let old = mark.changes.len().saturating_sub(CHANGES_KEPT);
+                    mark.changes.drain(..old);
+                }
+            }
             Edit::Adopted { table, oid, version, fingerprint } => {
-                let mark =
-                    TableMark { oid: *oid, version: Some(*version), snapshot: None, fingerprint: fingerprint.clone(), pending: Vec::new() };
+                let (fingerprint, version) = (fingerprint.clone(), Some(*version));
+                let mark = TableMark { oid: *oid, version, snapshot: None, fingerprint, pending: Vec::new(), changes: Vec::new() };
                 watermark.tables.insert(table.clone(), mark);
             }
             Edit::Publication(mark) => watermark.source.publication = Some(mark.clone()),

@@ -47,6 +47,8 @@ struct Session<'a> {
     batcher: Batcher,
     registry: Registry,
     targets: HashMap<u32, (Relation, Option<Target>)>,
+    /// Descriptions whose target is to be found anew before their next row.
+    stale: HashMap<u32, Relation>,
     lake: Lake,
     looking: Option<JoinHandle<Result<Observed>>>,
     look_again: bool,
@@ -79,6 +81,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         batcher,
         registry,
         targets: HashMap::new(),
+        stale: HashMap::new(),
         lake,
         looking: None,
         look_again: false,
@@ -196,7 +199,8 @@ impl Session<'_> {
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
         if self.registry.has_edits() {
-            self.targets.clear();
+            // The server describes a relation again only if that itself changed.
+            self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
             self.cut(true).await?;
         }
         if std::mem::take(&mut self.look_again) {
@@ -295,12 +299,22 @@ impl Session<'_> {
             self.cut(self.batcher.has_complete()).await?;
         }
         match message {
-            Message::Insert { relation, new } => self.batcher.insert(self.target(relation)?, new),
-            Message::Update { relation, old, new } => self.batcher.update(self.target(relation)?, old, new),
-            Message::Delete { relation, old } => self.batcher.delete(self.target(relation)?, old),
+            Message::Insert { relation, new } => {
+                let target = self.target(relation).await?;
+                self.batcher.insert(target, new)
+            }
+            Message::Update { relation, old, new } => {
+                let target = self.target(relation).await?;
+                self.batcher.update(target, old, new)
+            }
+            Message::Delete { relation, old } => {
+                let target = self.target(relation).await?;
+                self.batcher.delete(target, old)
+            }
             Message::Truncate(truncate) => {
                 for relation in truncate.relations {
-                    self.batcher.truncate(self.target(relation)?)?;
+                    let target = self.target(relation).await?;
+                    self.batcher.truncate(target)?;
                 }
                 Ok(())
             }
@@ -316,10 +330,13 @@ impl Session<'_> {
         }
     }
 
-    fn target(&self, relation: u32) -> Result<Option<Target>> {
-        let (_, target) =
-            self.targets.get(&relation).ok_or_else(|| Error::retry(format!("rows of relation {relation} came before its description")))?;
-        Ok(*target)
+    async fn target(&mut self, relation: u32) -> Result<Option<Target>> {
+        if let Some((_, target)) = self.targets.get(&relation) {
+            return Ok(*target);
+        }
+        let missing = || Error::retry(format!("rows of relation {relation} came before its description"));
+        self.relation(self.stale.get(&relation).ok_or_else(missing)?.clone()).await?;
+        self.targets.get(&relation).map(|(_, target)| *target).ok_or_else(missing)
     }
 
     /// RELATION: comes lazily, repeatedly, and for leaves; only a new content matters.
@@ -337,11 +354,21 @@ impl Session<'_> {
                 let publication = &self.writer.config.source.publication;
                 let mut observed = source::observe(&self.client, publication, tables.clone()).await?;
                 let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
+                if let Some(table) = table.as_ref().filter(|table| !self.registry.is_of(table, relation.id)) {
+                    tracing::debug!(table = %table.name, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
+                    self.look();
+                    self.stale.remove(&relation.id);
+                    self.targets.insert(relation.id, (relation, None));
+                    return Ok(());
+                }
                 let store = self.writer.store.clone();
-                let (schema, layout) = self.registry.route(store.as_ref(), &self.writer.config, &name, &relation, table.as_ref()).await?;
+                let at = self.batcher.arriving().unwrap_or(self.batcher.position());
+                let routed = self.registry.route(store.as_ref(), &self.writer.config, &name, &relation, table.as_ref(), at);
+                let (schema, layout) = routed.await?;
                 Some(self.batcher.register(schema, layout))
             }
         };
+        self.stale.remove(&relation.id);
         self.targets.insert(relation.id, (relation, target));
         Ok(())
     }

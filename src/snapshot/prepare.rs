@@ -146,7 +146,8 @@ async fn lock(locker: &Client, aux: &Client, names: &[TableName]) -> Result<()> 
                 let state = e.code().map(|c| c.code().to_owned()).unwrap_or_default();
                 match state.as_str() {
                     "55P03" => Error::retry(format!("{doing}: waited {} s for {}", LOCK_WAIT.as_secs(), blockers.join("; "))),
-                    "42501" | "42P01" | "3F000" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(e),
+                    "42P01" | "3F000" => Error::retry(format!("{doing}: one of them has gone or has another name")).with_source(e),
+                    "42501" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(e),
                     _ => Error::retry(doing).with_source(e),
                 }
             }),
