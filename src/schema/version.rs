@@ -220,6 +220,10 @@ impl TableSchema {
                 if behind && widens((column.type_oid, column.typmod), (known.type_oid, known.typmod), known) {
                     continue; // a widening that the catalogue showed already
                 }
+                let known_already = column.catalogue.is_some_and(|found| (found.type_oid, found.typmod) == (known.type_oid, known.typmod));
+                if known_already {
+                    return Fit::Breaks(format!("column {} came with the type it had before this version", column.name));
+                }
                 let became = format!("{} became {}", shown(&known.source_type, known.type_oid, known.typmod), column.shown());
                 if !widens((known.type_oid, known.typmod), (column.type_oid, column.typmod), known) {
                     return Fit::Breaks(format!("column {} changed its type: {became}", column.name));
