@@ -52,6 +52,8 @@ struct Session<'a> {
     lake: Lake,
     looking: Option<JoinHandle<Result<Observed>>>,
     look_again: bool,
+    /// A relation was placed by a newer view of the catalogue than the one that is being taken: that one is of no use.
+    look_outdated: bool,
     heartbeat_due: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
     wanted: Option<Lsn>,
@@ -85,6 +87,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         lake,
         looking: None,
         look_again: false,
+        look_outdated: false,
         heartbeat_due: false,
         wanted: writer.target.filter(|t| *t > through),
         copying: writer.copier.busy(),
@@ -196,6 +199,11 @@ impl Session<'_> {
 
     async fn looked(&mut self, observed: Result<Observed>) -> Result<()> {
         let observed = observed?;
+        if std::mem::take(&mut self.look_outdated) {
+            self.look_again = false;
+            self.look();
+            return Ok(());
+        }
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
         if self.registry.has_edits() {
@@ -368,6 +376,7 @@ impl Session<'_> {
                 Some(self.batcher.register(schema, layout))
             }
         };
+        self.look_outdated |= self.looking.is_some();
         self.stale.remove(&relation.id);
         self.targets.insert(relation.id, (relation, target));
         Ok(())
