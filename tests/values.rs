@@ -7,13 +7,17 @@
 // Helpers beside the tests may unwrap as the tests do.
 #![allow(clippy::unwrap_used)]
 
+#[path = "private_server/programs.rs"]
+mod programs;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef};
 use huella::schema::{ColumnBuilder, Conversion, Element, LakeType, PgType, conversion, exception_text};
+use programs::bin_dir;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -34,7 +38,7 @@ struct Server {
 impl Server {
     /// `None` if no server program is installed.
     fn start() -> Option<Self> {
-        let programs = programs()?;
+        let programs = bin_dir()?;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -102,17 +106,6 @@ impl Drop for Server {
         let _ = Command::new("kill").args(["-QUIT", &self.program.id().to_string()]).status();
         let _ = self.program.wait();
     }
-}
-
-/// The newest server's programs, or those that the environment names.
-fn programs() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("HUELLA_PG_BIN") {
-        return Some(PathBuf::from(path));
-    }
-    let version = |path: &Path| path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
-    let installed = fs::read_dir("/usr/lib/postgresql").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let newest = installed.filter(|path| path.join("bin/postgres").exists()).max_by_key(|path| version(path))?;
-    Some(newest.join("bin"))
 }
 
 fn read(directory: &Path) -> String {

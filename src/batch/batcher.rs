@@ -165,6 +165,11 @@ impl Batcher {
         self.arriving.is_some()
     }
 
+    /// Commit LSN of the transaction that is arriving.
+    pub fn arriving(&self) -> Option<Lsn> {
+        self.arriving.as_ref().map(|arriving| arriving.tx.commit_lsn)
+    }
+
     /// Everything below is received completely.
     pub fn position(&self) -> Lsn {
         self.position

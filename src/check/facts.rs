@@ -58,6 +58,7 @@ pub(super) fn table(name: &str) -> Table {
         name: TableName::new("public", name),
         kind: TableKind::Ordinary,
         identity: ReplicaIdentity::Default,
+        generated_identity: None,
         identity_columns: vec!["id".into()],
         columns: vec![column(1, "id", 23), column(2, "note", 25)],
         key: vec!["id".into()],

@@ -86,6 +86,10 @@ fn mend(table: &Table, why: &Unstreamable) -> String {
         Unstreamable::IdentityNothing | Unstreamable::NoKey => {
             format!("add a primary key, or: {}", alter(&table.name, "REPLICA IDENTITY FULL"))
         }
+        Unstreamable::GeneratedIdentity(_) if table.identity == ReplicaIdentity::Full => {
+            format!("{}, with a primary key of other columns; or copy it as a catalogue", alter(&table.name, "REPLICA IDENTITY DEFAULT"))
+        }
+        Unstreamable::GeneratedIdentity(_) => "give it a primary key, or an identity index, of columns that are not generated".into(),
         Unstreamable::PartitionIdentity(leaf) => match table.identity {
             ReplicaIdentity::Full => alter(leaf, "REPLICA IDENTITY FULL"),
             ReplicaIdentity::Index => alter(leaf, "REPLICA IDENTITY USING INDEX … (the partition's own part of that index)"),

@@ -14,7 +14,7 @@ pub use live::{LiveFile, live_files};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
 pub use path::{DataPath, WATERMARK, commit_path, escape, schema_path, table_prefix};
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
-pub use watermark::{ListMark, Pending, PublicationMark, SlotState, Source, TableMark, Watermark};
+pub use watermark::{CHANGES_KEPT, ListMark, Pending, PublicationMark, SlotState, Source, TableChange, TableMark, Watermark};
 
 /// The layout's number in every document.
 pub const FORMAT: u32 = 1;

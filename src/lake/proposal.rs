@@ -187,7 +187,7 @@ mod tests {
         assert!(proposal(Mode::Stream, Some(1), 1, 0x41).judge(&there).is_err(), "rewritten");
         let mark = there.tables.get_mut(&TableName::new("public", "t")).expect("there");
         mark.fingerprint = "f.a.1".to_owned();
-        mark.pending.push(Pending { version: 1, fingerprint: "f.a.1".to_owned(), since: None });
+        mark.pending.push(Pending { version: 1, fingerprint: "f.a.1".to_owned(), since: None, reason: None });
         assert!(proposal(Mode::Stream, Some(1), 1, 0x41).judge(&there).is_err(), "being copied");
     }
 

@@ -76,6 +76,9 @@ pub struct Pending {
     /// example, because a copy that was under way already when that was noticed must not count as the new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Lsn>,
+    /// Why it began, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 impl Pending {
@@ -85,6 +88,20 @@ impl Pending {
             || (self.version == version && (!same_rows(&self.fingerprint, fingerprint) || self.since.is_some_and(|s| snapshot < s)))
     }
 }
+
+/// A change of a table's shape or rows that was noticed: for the person who wants to know at night what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableChange {
+    /// When it was noticed, RFC 3339, UTC.
+    pub at: String,
+    /// Version that has it.
+    pub version: u32,
+    /// What it was, old and new.
+    pub what: String,
+}
+
+/// Changes of a table that are kept: more are in the log, and the watermark is written at every commit.
+pub const CHANGES_KEPT: usize = 5;
 
 /// A table as the lake holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +123,9 @@ pub struct TableMark {
     /// Digest of a catalogue's rows, whatever their order: an unchanged one is not written again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// The last changes, the newest last; beyond the contract's example, for `status`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<TableChange>,
 }
 
 /// The document.
@@ -185,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_copy_that_began_before_the_request_does_not_settle_it() {
-        let asked = Pending { version: 2, fingerprint: "f".to_owned(), since: Some(Lsn(100)) };
+        let asked = Pending { version: 2, fingerprint: "f".to_owned(), since: Some(Lsn(100)), reason: None };
         assert!(asked.outlives(2, "f", Lsn(99)), "taken too early");
         assert!(asked.outlives(2, "g", Lsn(100)), "another shape");
         assert!(asked.outlives(1, "f", Lsn(100)), "an older version");

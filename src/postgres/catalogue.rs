@@ -9,6 +9,7 @@ pub use super::fingerprint::fingerprints;
 
 use super::column_type;
 use super::fingerprint::{KEYS, TREE};
+use super::server;
 use super::sql_error::failed;
 use crate::error::{Error, Result};
 use crate::table_name::TableName;
@@ -55,6 +56,9 @@ pub struct Table {
     pub identity: ReplicaIdentity,
     /// Columns that the server logs as a row's identity, in the index's order; empty under FULL and if there is no usable index.
     pub identity_columns: Vec<String>,
+    /// A generated column in the identity that the stream leaves out. From 18 on, the server then refuses every UPDATE and DELETE of
+    /// the published table (42P10), under FULL as well; before, the key of rows would be a part of itself.
+    pub generated_identity: Option<String>,
     /// Live columns in table order.
     pub columns: Vec<Column>,
     /// The key in the lake: the identity's columns; under FULL and NOTHING the primary key. Empty: none. In the index's order.
@@ -150,6 +154,9 @@ pub enum Unstreamable {
     /// Neither a primary key nor another identity.
     #[error("it has no primary key (a deferrable one does not count) and no other replica identity")]
     NoKey,
+    /// A generated column belongs to the identity.
+    #[error("generated column {0} belongs to its replica identity, and generated columns are not sent")]
+    GeneratedIdentity(String),
     /// A leaf logs by its own identity and is announced under its root's: if they differ, old rows would be misread.
     #[error("its partition {0} has another replica identity than the root")]
     PartitionIdentity(TableName),
@@ -174,6 +181,9 @@ impl Table {
             ReplicaIdentity::Nothing => return Err(Unstreamable::IdentityNothing),
             ReplicaIdentity::Default | ReplicaIdentity::Index if self.identity_columns.is_empty() => return Err(Unstreamable::NoKey),
             ReplicaIdentity::Full | ReplicaIdentity::Default | ReplicaIdentity::Index => {}
+        }
+        if let Some(column) = &self.generated_identity {
+            return Err(Unstreamable::GeneratedIdentity(column.clone()));
         }
         match self.leaves.iter().find(|leaf| self.differs(leaf)) {
             Some(leaf) => Err(Unstreamable::PartitionIdentity(leaf.name.clone())),
@@ -240,13 +250,14 @@ async fn oids(client: &(impl GenericClient + Sync), names: &[TableName]) -> Resu
 
 async fn read(client: &(impl GenericClient + Sync), oids: &[u32], fingerprints: &BTreeMap<u32, String>) -> Result<Vec<Table>> {
     let mut columns = columns(client, oids).await?;
+    let full_needs_all = server::version(client).await? >= 180_000;
     let relations = relations(client, oids).await?;
     let mut tables = Vec::new();
     for (oid, fingerprint) in fingerprints {
         // A relation that vanishes between the queries is shown by the second look at the fingerprints.
         let Some(relation) = relations.get(oid) else { continue };
         let leaves = relations.values().filter(|leaf| leaf.root == Some(*oid)).collect();
-        tables.push(table(relation, leaves, columns.remove(oid).unwrap_or_default(), fingerprint.clone()));
+        tables.push(table(relation, leaves, columns.remove(oid).unwrap_or_default(), fingerprint.clone(), full_needs_all));
     }
     Ok(tables)
 }
@@ -268,7 +279,7 @@ struct Relation {
     ancestors: Vec<u32>,
 }
 
-fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fingerprint: String) -> Table {
+fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fingerprint: String, full_needs_all: bool) -> Table {
     let own = &relation.leaf;
     let kind = match relation.relkind.as_str() {
         "r" if relation.partition => TableKind::Leaf,
@@ -277,6 +288,11 @@ fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fing
         _ => TableKind::Other,
     };
     let with_rows = if kind == TableKind::Partitioned { leaves.clone() } else { vec![relation] };
+    let identifies = |column: &&Column| match own.identity {
+        ReplicaIdentity::Full => full_needs_all,
+        _ => own.identity_columns.contains(&column.name),
+    };
+    let generated_identity = columns.iter().filter(|c| c.generated).find(identifies).map(|c| c.name.clone());
     let known: Vec<f64> = with_rows.iter().map(|r| r.rows).filter(|rows| *rows >= 0.0).collect();
     Table {
         oid: own.oid,
@@ -284,6 +300,7 @@ fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fing
         kind,
         identity: own.identity,
         identity_columns: own.identity_columns.clone(),
+        generated_identity,
         columns,
         key: match own.identity {
             ReplicaIdentity::Default | ReplicaIdentity::Index => own.identity_columns.clone(),

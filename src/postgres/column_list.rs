@@ -81,6 +81,7 @@ mod tests {
             kind: TableKind::Ordinary,
             identity: ReplicaIdentity::Default,
             identity_columns: vec!["id".into()],
+            generated_identity: None,
             columns: columns.iter().enumerate().map(column).collect(),
             key: vec!["id".into()],
             leaves: Vec::new(),

@@ -51,7 +51,7 @@ impl CopySession {
         // Parallel workers and compiled expressions cost a range of a table more than they give.
         let sql = format!(
             "{} SET statement_timeout = 0; SET lock_timeout = 0; SET max_parallel_workers_per_gather = 0; SET jit = off",
-            pins(version)
+            pins(version, this.session.parameters.get("server_encoding").map(String::as_str))
         );
         this.rows(&sql, "setting up the session").await?;
         Ok(this)

@@ -4,15 +4,18 @@
 //! re-snapshots). Invariants: takes no lock on any table, so that a heartbeat never waits behind a DDL; equal
 //! shapes of one relation give equal fingerprints on every server version and session.
 //!
-//! It has three parts, `shape.columns.file`. A leaf counts in the shape with its relation file: `TRUNCATE` of a leaf sends nothing
+//! It has up to four parts, `shape.columns.file.types`. A leaf counts in the shape with its relation file: `TRUNCATE` of a leaf sends nothing
 //! through a publication of its root, and only the file shows it. (Rewrites and a truncated root change it too; the copy that follows
 //! is then needless and harmless.) For a plain table the file stands apart: `TRUNCATE` and `VACUUM FULL` make a new one and lose
 //! nothing that is not sent, but `ALTER TABLE … TYPE … USING` and an added volatile default write other values into every row
 //! without a message. Those alone also write rows of `pg_attribute` (the columns part): see [`rewritten`].
+//! The types part says what the columns' types are made of, column by column: renaming an enum's label, or adding an attribute to a
+//! composite type, changes the text of rows that are there, and touches no table. A label that is added changes no row: a column's
+//! labels stand in the order of their making, so that the list before is the beginning of the list after.
 //! An index counts by its columns, not by its oid: `REINDEX CONCURRENTLY` makes a new index, and nothing that a reader sees changes.
 
 use super::sql_error::failed;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use tokio_postgres::types::Type;
@@ -41,10 +44,38 @@ tree AS (
   SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND NOT i.inhdetachpending
 )";
 
+/// CTE `part(relid, attnum, labels, attributes)`: what the user-made types of a column are made of. Types of the system never change.
+const TYPES: &str = "
+made(relid, attnum, oid) AS (
+  SELECT a.attrelid, a.attnum, a.atttypid FROM pg_catalog.pg_attribute a
+   WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+  UNION
+  SELECT m.relid, m.attnum, u.oid FROM made m JOIN pg_catalog.pg_type t ON t.oid = m.oid
+   CROSS JOIN LATERAL (SELECT t.typelem UNION ALL SELECT t.typbasetype
+     UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+     UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid) AS u(oid)
+   WHERE u.oid >= 16384
+),
+part AS (
+  SELECT * FROM (
+    SELECT m.relid, m.attnum,
+           pg_catalog.json_agg(e.enumlabel::text ORDER BY e.oid) FILTER (WHERE e.oid IS NOT NULL) AS labels,
+           pg_catalog.string_agg(DISTINCT t.typrelid || ':' || a.attnum || ':' || a.atttypid || ':' || a.atttypmod, ',') AS attributes
+      FROM made m JOIN pg_catalog.pg_type t ON t.oid = m.oid
+      LEFT JOIN pg_catalog.pg_enum e ON e.enumtypid = t.oid
+      LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped
+     GROUP BY m.relid, m.attnum) AS p
+   WHERE p.labels IS NOT NULL OR p.attributes IS NOT NULL
+)";
+
+/// Labels of a column that are kept one by one; of more there is a digest of all, and an added one means a needless copy.
+const LABELS_MAX: usize = 64;
+
 /// The fingerprints of these relations, by oid; one query. Relations that do not exist are missing from the answer.
 pub async fn fingerprints(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<BTreeMap<u32, String>> {
     let sql = format!(
         "WITH RECURSIVE {TREE},
+         {TYPES},
          leaf AS (SELECT t.root, c.oid, c.relreplident, c.relfilenode FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relkind <> 'p'),
          wanted AS (SELECT oid FROM leaf UNION SELECT pg_catalog.unnest($1)),
          {KEYS}
@@ -64,15 +95,18 @@ pub async fn fingerprints(client: &(impl GenericClient + Sync), oids: &[u32]) ->
                      FROM leaf l WHERE l.root = c.oid))::text,
                 (SELECT pg_catalog.string_agg(a.attnum::text || ':' || a.xmin::text, ',' ORDER BY a.attnum)
                    FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-                c.relfilenode
+                c.relfilenode,
+                (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(p.attnum, p.labels, p.attributes) ORDER BY p.attnum)
+                   FROM part p WHERE p.relid = c.oid)::text
            FROM pg_catalog.pg_class c WHERE c.oid = ANY($1)"
     );
     let rows = client.query_typed(&sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables' fingerprints", e))?;
-    let text = |row: &Row| {
+    let text = |row: &Row| -> Result<String> {
         let columns: Option<&str> = row.get(2);
-        format!("{}.{}.{:x}", digest(row.get(1)), &digest(columns.unwrap_or_default())[..16], row.get::<_, u32>(3))
+        let types = row.get::<_, Option<&str>>(4).map(types_part).transpose()?.map(|types| format!(".{types}")).unwrap_or_default();
+        Ok(format!("{}.{}.{:x}{types}", digest(row.get(1)), &digest(columns.unwrap_or_default())[..16], row.get::<_, u32>(3)))
     };
-    Ok(rows.iter().map(|row| (row.get(0), text(row))).collect())
+    rows.iter().map(|row| Ok((row.get(0), text(row)?))).collect()
 }
 
 /// Whether two fingerprints are of one shape, whose rows no statement changed without a message.
@@ -85,18 +119,44 @@ pub fn same_shape(before: &str, now: &str) -> bool {
     parts(before)[0] == parts(now)[0]
 }
 
-/// Whether a statement between these two looks may have changed rows without a message: the table has another file, and a
-/// column's catalogue row was written.
+/// Whether a statement between these two looks may have changed rows without a message: the table has another file and a
+/// column's catalogue row was written, or a column's type is made of something else.
 pub fn rewritten(before: &str, now: &str) -> bool {
-    match (parts(before), parts(now)) {
-        ([_, Some(columns_before), Some(file_before)], [_, Some(columns), Some(file)]) => columns_before != columns && file_before != file,
+    let anew = match (parts(before), parts(now)) {
+        ([_, Some(columns_before), Some(file_before), _], [_, Some(columns), Some(file), _]) => {
+            columns_before != columns && file_before != file
+        }
         _ => false,
-    }
+    };
+    anew || retyped(parts(before)[3].unwrap_or_default(), parts(now)[3].unwrap_or_default())
 }
 
-fn parts(fingerprint: &str) -> [Option<&str>; 3] {
+/// Whether the types of a column that both have differ in more than labels at the end. It does not matter which of them is older.
+fn retyped(one: &str, other: &str) -> bool {
+    let columns =
+        |part: &'_ str| part.split(',').filter_map(|column| column.split_once('=')).map(|(n, is)| (n.to_owned(), is.to_owned())).collect();
+    let (one, other): (BTreeMap<String, String>, BTreeMap<String, String>) = (columns(one), columns(other));
+    one.iter().any(|(number, is)| other.get(number).is_some_and(|was| !is.starts_with(was.as_str()) && !was.starts_with(is.as_str())))
+}
+
+/// `attnum=attributes:labels,…`, as digests; a label's is short and of one length.
+fn types_part(json: &str) -> Result<String> {
+    let unreadable = |e: serde_json::Error| Error::bug("the server's list of types is not the JSON that was asked for").with_source(e);
+    let columns: Vec<(i16, Option<Vec<String>>, Option<String>)> = serde_json::from_str(json).map_err(unreadable)?;
+    let one = |(number, labels, attributes): &(i16, Option<Vec<String>>, Option<String>)| {
+        let labels = labels.as_deref().unwrap_or_default();
+        let labels = match labels.len() {
+            ..=LABELS_MAX => labels.iter().map(|label| digest(label)[..6].to_owned()).collect(),
+            _ => format!("all{}", &digest(&labels.join("\0"))[..16]),
+        };
+        format!("{number}={}:{labels}", attributes.as_ref().map_or(String::new(), |list| digest(list)[..8].to_owned()))
+    };
+    Ok(columns.iter().map(one).collect::<Vec<_>>().join(","))
+}
+
+fn parts(fingerprint: &str) -> [Option<&str>; 4] {
     let mut parts = fingerprint.split('.');
-    [parts.next(), parts.next(), parts.next()]
+    [parts.next(), parts.next(), parts.next(), parts.next()]
 }
 
 /// The first half of SHA-256, in hex.
@@ -119,6 +179,10 @@ mod tests {
         assert!(rewritten("s.c.1", "t.d.2"), "whatever the shape");
         for (before, now) in [("s.c.1", "s.c.1"), ("s.c.1", "s.c.2"), ("s.c.1", "s.d.1"), ("s", "s.d.2"), ("", "s.d.2")] {
             assert!(!rewritten(before, now), "{before} {now}");
+        }
+        assert!(rewritten("s.c.1.2=:aabb", "s.c.1.2=:aacc") && rewritten("s.c.1.3=ff:", "s.c.1.3=fe:"), "a label or an attribute changed");
+        for now in ["s.c.1", "s.c.1.2=:aabb", "s.c.1.2=:aabbcc", "s.c.1.2=:aa,4=:dd", "s.c.1.4=:dd"] {
+            assert!(!rewritten("s.c.1.2=:aabb", now) && !rewritten(now, "s.c.1.2=:aabb"), "{now}");
         }
         assert!(same_rows("s.c.1", "s.c.2") && same_rows("s.c.1", "s.d.1"));
         assert!(!same_rows("s.c.1", "t.c.1") && !same_rows("s.c.1", "s.d.2"));

@@ -75,11 +75,11 @@ impl Replication {
         let session = log_in(Transport::connect(options, tls).await?, options, Takes::Replication).await?;
         let version = session.parameters.get("server_version").and_then(|text| version_number(text));
         let version = version.ok_or_else(|| protocol("no server_version"))?;
+        let pins = pins(version, session.parameters.get("server_encoding").map(String::as_str));
         let mut this = Self { session, options: options.clone(), version, wal_sender_timeout: None, busy: false };
         let sql = format!(
-            "{} SET statement_timeout = 0; SET lock_timeout = 0; \
-             SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'",
-            pins(version)
+            "{pins} SET statement_timeout = 0; SET lock_timeout = 0; \
+             SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
         );
         let rows = this.command(&sql, "setting up the session").await?;
         let millis = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).filter(|millis| *millis > 0);

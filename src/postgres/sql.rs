@@ -46,6 +46,7 @@ async fn open(options: &ConnectOptions, tls: Tls) -> Result<tokio_postgres::Clie
     let (client, mut connection) = connected.map_err(|e| from_sql(e, "logging in"))?;
     let version = connection.parameter("server_version").and_then(version_number);
     let version = version.ok_or_else(|| protocol("no server_version"))?;
+    let pins = pins(version, connection.parameter("server_encoding"));
     tokio::spawn(async move {
         loop {
             match poll_fn(|cx| connection.poll_message(cx)).await {
@@ -62,14 +63,18 @@ async fn open(options: &ConnectOptions, tls: Tls) -> Result<tokio_postgres::Clie
             }
         }
     });
-    client.batch_execute(&pins(version)).await.map_err(|e| from_sql(e, "setting up the session"))?;
+    client.batch_execute(&pins).await.map_err(|e| from_sql(e, "setting up the session"))?;
     Ok(client)
 }
 
 /// The session's settings, as one simple query.
-pub(super) fn pins(version: u32) -> String {
-    let mut sql = String::from(
-        "SET client_encoding = 'UTF8'; SET search_path = ''; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
+///
+/// A database in SQL_ASCII holds any bytes. Asked for UTF-8 the server would convert nothing, but end a copy, and the stream for
+/// good, at the first text that is none; asked for SQL_ASCII it sends what it has, and such a text becomes an exception.
+pub(super) fn pins(version: u32, server_encoding: Option<&str>) -> String {
+    let encoding = if server_encoding == Some("SQL_ASCII") { "SQL_ASCII" } else { "UTF8" };
+    let mut sql = format!(
+        "SET client_encoding = '{encoding}'; SET search_path = ''; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
          SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
          SET row_security = off; SET idle_in_transaction_session_timeout = 0;",
     );
@@ -151,8 +156,13 @@ mod tests {
 
     #[test]
     fn only_settings_that_the_server_knows_are_pinned() {
-        assert!(!pins(130_000).contains("idle_session_timeout"));
-        assert!(pins(150_018).contains("idle_session_timeout") && !pins(150_018).contains("transaction_timeout"));
-        assert!(pins(170_000).contains(" transaction_timeout"));
+        assert!(!pins(130_000, None).contains("idle_session_timeout"));
+        assert!(
+            pins(150_018, Some("UTF8")).contains("idle_session_timeout") && !pins(150_018, Some("UTF8")).contains("transaction_timeout")
+        );
+        assert!(pins(170_000, None).contains(" transaction_timeout"));
+        assert!(
+            pins(150_018, Some("SQL_ASCII")).contains("client_encoding = 'SQL_ASCII'") && pins(150_018, Some("LATIN1")).contains("'UTF8'")
+        );
     }
 }

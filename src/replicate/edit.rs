@@ -6,7 +6,7 @@
 use crate::commit::put_or_replace;
 use crate::config::Mode;
 use crate::error::Result;
-use crate::lake::{Pending, PublicationMark, SnapshotMark, TableMark, Watermark, schema_path};
+use crate::lake::{CHANGES_KEPT, Pending, PublicationMark, SnapshotMark, TableChange, TableMark, Watermark, schema_path};
 use crate::schema::version::TableSchema;
 use crate::store::Store;
 use crate::table_name::TableName;
@@ -18,6 +18,8 @@ pub(crate) enum Edit {
     Pending { table: TableName, oid: u32, pending: Pending },
     /// The current version's shape changed compatibly.
     Fingerprint { table: TableName, fingerprint: String },
+    /// What changed, for people.
+    Changed { table: TableName, change: TableChange },
     /// A table stands as it is, without a snapshot (`initial = false`).
     Adopted { table: TableName, oid: u32, version: u32, fingerprint: String },
     /// The publication as it was looked at.
@@ -43,6 +45,7 @@ impl Edit {
                     mode: Mode::Stream,
                     pending: Vec::new(),
                     content: None,
+                    changes: Vec::new(),
                 });
                 (mark.mode, mark.content) = (Mode::Stream, None); // it may have been a catalogue
                 mark.pending.retain(|p| p.version != pending.version);
@@ -51,6 +54,13 @@ impl Edit {
             Edit::Fingerprint { table, fingerprint } => {
                 if let Some(mark) = watermark.tables.get_mut(table) {
                     mark.fingerprint = fingerprint.clone();
+                }
+            }
+            Edit::Changed { table, change } => {
+                if let Some(mark) = watermark.tables.get_mut(table) {
+                    mark.changes.push(change.clone());
+                    let old = mark.changes.len().saturating_sub(CHANGES_KEPT);
+                    mark.changes.drain(..old);
                 }
             }
             Edit::Adopted { table, oid, version, fingerprint } => {
@@ -62,6 +72,7 @@ impl Edit {
                     fingerprint: fingerprint.clone(),
                     pending: Vec::new(),
                     content: None,
+                    changes: Vec::new(),
                 };
                 watermark.tables.insert(table.clone(), mark);
             }
@@ -70,7 +81,8 @@ impl Edit {
                 watermark.tables.remove(table);
             }
             Edit::Catalogue { table, mark } => {
-                watermark.tables.insert(table.clone(), mark.clone());
+                let changes = watermark.tables.remove(table).map(|before| before.changes).unwrap_or_default();
+                watermark.tables.insert(table.clone(), TableMark { changes, ..mark.clone() });
             }
             Edit::Current { mark: snapshot, oid, fingerprint } => {
                 if let Some(mark) = watermark.tables.get_mut(&snapshot.table) {

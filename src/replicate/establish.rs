@@ -216,7 +216,8 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
         let schema = version_for(writer, &before, table, broken).await?;
         store_schema(held.store().as_ref(), &schema).await?;
         let (name, oid, version, fingerprint) = (table.name.clone(), table.oid, schema.version, table.fingerprint.clone());
-        let pending = Pending { version, fingerprint: fingerprint.clone(), since: None };
+        let reason = if before.tables.contains_key(&name) { "a new copy of everything was asked for" } else { "its first copy" };
+        let pending = Pending { version, fingerprint: fingerprint.clone(), since: None, reason: Some(reason.to_owned()) };
         edits.push(Edit::Pending { table: name, oid, pending });
         let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
         let filter = filters.remove(&table.oid);

@@ -64,6 +64,7 @@ impl From<Found> for Together {
                         fingerprint: table.fingerprint,
                         pending: Vec::new(),
                         content: table.content,
+                        changes: Vec::new(),
                     },
                 },
             });

@@ -11,7 +11,7 @@ use super::wire;
 use crate::batch::Torn;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
-use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
+use crate::lake::{Pending, PublicationMark, TableChange, TableMark, Watermark, rfc3339, schema_path};
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
@@ -190,10 +190,11 @@ impl Registry {
                 fingerprint: fingerprint.clone(),
                 pending: Vec::new(),
                 content: None,
+                changes: Vec::new(),
             };
             if copy_new {
                 tracing::info!(table = %name, version, "a table joins; it is copied first");
-                let pending = Pending { version, fingerprint, since: None };
+                let pending = Pending { version, fingerprint, since: None, reason: Some("its first copy".to_owned()) };
                 mark.pending.push(pending.clone());
                 self.edits.push(Edit::Pending { table: name.clone(), oid, pending });
             } else {
@@ -218,11 +219,17 @@ impl Registry {
             Fit::Same(_) if leaves_changed(&newest, table) || rewritten(&newest, &table.fingerprint) => {
                 ("the catalogue says that rows may have changed without a message".to_owned(), Some(schema))
             }
-            Fit::Same(_) => return self.keep(&table.name.clone(), table.fingerprint.clone()),
+            Fit::Same(_) => {
+                // An identity, say; or a shape that the version got before a crash, whose line in the log is older.
+                if !same_shape(&newest, &table.fingerprint) {
+                    note(&mut self.edits, &table.name, schema.version, "its definition changed; the version's columns have it already");
+                }
+                return self.keep(&table.name.clone(), table.fingerprint.clone());
+            }
             Fit::Extends { schema: extended, copy, what, .. } => {
                 let extended = Arc::new(*extended);
                 store_schema(store, &extended).await?;
-                tracing::info!(table = %table.name, version = extended.version, change = what, "schema changed within the version");
+                note(&mut self.edits, &table.name, extended.version, &what);
                 if let Some(last) = entry.versions.last_mut() {
                     *last = Arc::clone(&extended);
                 }
@@ -275,9 +282,10 @@ impl Registry {
             }
         };
         tracing::warn!(table = %name, version = schema.version, reason, "the table is copied anew and stands still until then");
+        self.edits.push(changed(name, schema.version, reason));
         let (oid, version, fingerprint) = (table.oid, schema.version, table.fingerprint.clone());
         entry.mark.pending.retain(|p| p.version != version);
-        let pending = Pending { version, fingerprint, since };
+        let pending = Pending { version, fingerprint, since, reason: Some(reason.to_owned()) };
         entry.mark.pending.push(pending.clone());
         self.edits.push(Edit::Pending { table: name.clone(), oid, pending });
         Ok(())
@@ -285,15 +293,22 @@ impl Registry {
 
     /// The table that a relation belongs to, if its rows are replicated.
     pub(crate) fn table_of(&self, relation: &Relation) -> Option<TableName> {
-        let by_oid = |e: &Entry| {
-            e.mark.oid == relation.id
-                || e.table.as_ref().is_some_and(|t| t.oid == relation.id || t.leaves.iter().any(|l| l.oid == relation.id))
-        };
+        let find = |is: &dyn Fn(&Entry) -> bool| self.entries.iter().find(|(_, e)| is(e)).map(|(name, _)| name.clone());
+        // Names change: the catalogue's present view counts before what the lake was made from, and both before the name.
+        let now = |e: &Entry| e.table.as_ref().is_some_and(|t| t.oid == relation.id || t.leaves.iter().any(|l| l.oid == relation.id));
         let name = TableName::new(&relation.namespace, &relation.name);
-        self.entries.iter().find(|(_, e)| by_oid(e)).map(|(n, _)| n.clone()).or_else(|| self.entries.contains_key(&name).then_some(name))
+        find(&now).or_else(|| find(&|e| e.mark.oid == relation.id)).or_else(|| self.entries.contains_key(&name).then_some(name))
     }
 
-    /// Where the rows of a shape go; a shape that fits no version begins one. `table`: the catalogue now.
+    /// Whether a relation's rows belong to the table as the catalogue has it now, or to what it was when its versions began. If not,
+    /// they belong to nothing that is replicated yet: should that join, it is copied after them.
+    pub(crate) fn is_of(&self, table: &Table, relation: u32) -> bool {
+        let began = |entry: &Entry| entry.mark.oid == relation || entry.versions.iter().any(|version| version.oid == relation);
+        table.oid == relation || table.leaves.iter().any(|leaf| leaf.oid == relation) || self.entries.get(&table.name).is_some_and(began)
+    }
+
+    /// Where the rows of a shape go; a shape that fits no version begins one. `table`: the catalogue now. `at`: the commit LSN of
+    /// the transaction that brings it.
     pub(crate) async fn route(
         &mut self,
         store: &dyn Store,
@@ -302,6 +317,7 @@ impl Registry {
         name: &TableName,
         relation: &Relation,
         table: Option<&Table>,
+        at: Lsn,
     ) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
         let privacy = privacy(config, name);
         let Some(entry) = self.entries.get_mut(name) else { return Err(Error::bug(format!("{name} is not replicated"))) };
@@ -320,7 +336,7 @@ impl Registry {
                 Fit::Extends { schema: extended, layout, copy, what } => {
                     let extended = Arc::new(*extended);
                     store_schema(store, &extended).await?;
-                    tracing::info!(table = %name, version = extended.version, change = what, "schema changed within the version");
+                    note(&mut self.edits, name, extended.version, &what);
                     entry.versions[index] = Arc::clone(&extended);
                     let newest = entry.newest_fingerprint();
                     let anew = table.filter(|t| rewritten(newest, &t.fingerprint)).map(|_| format!("every row was written anew ({what})"));
@@ -348,18 +364,19 @@ impl Registry {
             let reason = format!("{why}; the stream is behind the catalogue there");
             self.begin(store, &hidden, &then, None, None, &reason).await?;
         }
-        let schema = if ahead { self.newest(name)? } else { None };
-        self.begin(store, &privacy, table, None, None, &why).await?;
-        let schema = schema.or(self.newest(name)?).ok_or_else(|| Error::bug("a version was just begun"))?;
+        let schema = if ahead { Some(self.newest(name)?) } else { None };
+        // Only a copy taken after these rows has what they left behind.
+        self.begin(store, &privacy, table, None, ahead.then_some(Lsn(at.0 + 1)), &why).await?;
+        let schema = schema.map_or_else(|| self.newest(name), Ok)?;
         match schema.fit_relation(&relation, Some(table).filter(|_| !ahead), &hidden) {
             Fit::Same(layout) | Fit::Extends { layout, .. } => Ok((schema, Arc::new(layout))),
             Fit::Breaks(reason) => Err(Error::bug(format!("{name}: a version was begun for a shape that does not fit it ({reason})"))),
         }
     }
 
-    fn newest(&self, name: &TableName) -> Result<Option<Arc<TableSchema>>> {
-        let entry = self.entries.get(name).ok_or_else(|| Error::bug(format!("{name} is not replicated")))?;
-        Ok(entry.versions.last().cloned())
+    fn newest(&self, name: &TableName) -> Result<Arc<TableSchema>> {
+        let newest = self.entries.get(name).and_then(|entry| entry.versions.last());
+        newest.cloned().ok_or_else(|| Error::bug(format!("{name}: a table without a version")))
     }
 
     /// Changes that go with the next piece.
@@ -377,6 +394,7 @@ impl Registry {
         for (name, entry) in &mut self.entries {
             let Some(mark) = watermark.tables.get(name) else { continue };
             if mark.version != entry.mark.version || mark.snapshot != entry.mark.snapshot {
+                entry.mark.oid = mark.oid;
                 entry.mark.version = mark.version;
                 entry.mark.snapshot = mark.snapshot;
                 if let (Some(version), Some(snapshot)) = (mark.version, mark.snapshot) {
@@ -419,6 +437,17 @@ fn refuse_renamed(schema: &TableSchema, privacy: &Privacy, table: &Table) -> Res
             table.name
         ))),
     }
+}
+
+/// A change within a version: a line in the log, and in `status`.
+fn note(edits: &mut Vec<Edit>, table: &TableName, version: u32, what: &str) {
+    tracing::info!(table = %table, version, change = what, "schema changed within the version");
+    edits.push(changed(table, version, what));
+}
+
+fn changed(table: &TableName, version: u32, what: &str) -> Edit {
+    let at = rfc3339(chrono::Utc::now().timestamp_micros());
+    Edit::Changed { table: table.clone(), change: TableChange { at, version, what: what.to_owned() } }
 }
 
 /// A fingerprint that changed though no column did: leaves, identity, a default that old rows take.

@@ -55,10 +55,12 @@ struct Session<'a> {
     batcher: Batcher,
     registry: Registry,
     targets: HashMap<u32, (Relation, Option<Target>)>,
+    /// Descriptions whose target is to be found anew before their next row.
+    stale: HashMap<u32, Relation>,
     lake: Lake,
     looking: Option<JoinHandle<Result<Looked>>>,
     look_again: bool,
-    /// The stream told of a newer shape than the look under way may have seen.
+    /// A relation was placed by a newer view of the catalogue than the one that is being taken: that one is of no use.
     look_outdated: bool,
     heartbeat_due: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
@@ -93,6 +95,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         batcher,
         registry,
         targets: HashMap::new(),
+        stale: HashMap::new(),
         lake,
         looking: None,
         look_again: false,
@@ -274,7 +277,8 @@ impl Session<'_> {
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
         if self.registry.has_edits() {
-            self.targets.clear();
+            // The server describes a relation again only if that itself changed.
+            self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
             self.cut(true).await?;
         }
         self.proposed(found).await?;
@@ -405,17 +409,25 @@ impl Session<'_> {
         }
         match message {
             Message::Insert { relation, new } => {
-                self.batcher.insert(self.target(relation)?, new)?;
+                let target = self.target(relation).await?;
+                self.batcher.insert(target, new)?;
                 match self.batcher.take_torn() {
                     Some(torn) => self.registry.torn(&self.writer.store.clone(), &self.writer.config, &torn).await,
                     None => Ok(()),
                 }
             }
-            Message::Update { relation, old, new } => self.batcher.update(self.target(relation)?, old, new),
-            Message::Delete { relation, old } => self.batcher.delete(self.target(relation)?, old),
+            Message::Update { relation, old, new } => {
+                let target = self.target(relation).await?;
+                self.batcher.update(target, old, new)
+            }
+            Message::Delete { relation, old } => {
+                let target = self.target(relation).await?;
+                self.batcher.delete(target, old)
+            }
             Message::Truncate(truncate) => {
                 for relation in truncate.relations {
-                    self.batcher.truncate(self.target(relation)?)?;
+                    let target = self.target(relation).await?;
+                    self.batcher.truncate(target)?;
                 }
                 Ok(())
             }
@@ -431,10 +443,13 @@ impl Session<'_> {
         }
     }
 
-    fn target(&self, relation: u32) -> Result<Option<Target>> {
-        let (_, target) =
-            self.targets.get(&relation).ok_or_else(|| Error::retry(format!("rows of relation {relation} came before its description")))?;
-        Ok(*target)
+    async fn target(&mut self, relation: u32) -> Result<Option<Target>> {
+        if let Some((_, target)) = self.targets.get(&relation) {
+            return Ok(*target);
+        }
+        let missing = || Error::retry(format!("rows of relation {relation} came before its description"));
+        self.relation(self.stale.get(&relation).ok_or_else(missing)?.clone()).await?;
+        self.targets.get(&relation).map(|(_, target)| *target).ok_or_else(missing)
     }
 
     /// RELATION: comes lazily, repeatedly, and for leaves; only a new content matters.
@@ -454,18 +469,28 @@ impl Session<'_> {
                 let tables = catalogue::tables(&self.client, std::slice::from_ref(&name)).await?;
                 let mut observed = source::observe(&self.client, &self.writer.config, tables.clone()).await?;
                 let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
+                if let Some(table) = table.as_ref().filter(|table| !self.registry.is_of(table, relation.id)) {
+                    tracing::debug!(table = %table.name, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
+                    self.look();
+                    self.stale.remove(&relation.id);
+                    self.targets.insert(relation.id, (relation, None));
+                    return Ok(());
+                }
                 let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
                 self.look_outdated |= self.looking.is_some() && self.registry.has_edits();
                 Some(self.batcher.register(schema, layout))
             }
         };
+        self.look_outdated |= self.looking.is_some();
+        self.stale.remove(&relation.id);
         self.targets.insert(relation.id, (relation, target));
         Ok(())
     }
 
     async fn route(&mut self, name: &TableName, relation: &Relation, table: Option<&Table>) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
         let store = self.writer.store.clone();
-        self.registry.route(store.as_ref(), &self.client, &self.writer.config, name, relation, table).await
+        let at = self.batcher.arriving().unwrap_or(self.batcher.position());
+        self.registry.route(store.as_ref(), &self.client, &self.writer.config, name, relation, table, at).await
     }
 
     /// Ends: cuts what is complete, commits, acknowledges, and gives the claim back.

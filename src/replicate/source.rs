@@ -124,7 +124,7 @@ fn refuse_unfit(config: &Config, table: &Table) -> Result<()> {
     let name = &table.name;
     if let Err(reason) = table.streamable() {
         return Err(Error::source_refused(format!(
-            "table {name} cannot be streamed: {reason}. Give it a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL, or leave it out",
+            "table {name} cannot be streamed: {reason}. Give it a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL, or leave it out (`huella check` has the mend)",
             name.sql()
         )));
     }

@@ -5,7 +5,7 @@
 //! lake type never changes within a version; a column's name in the lake never changes; columns are only added at the end.
 
 use super::names::LakeNames;
-use super::types::{Conversion, LakeType, PgType, conversion};
+use super::types::{Conversion, LakeType, PgType, conversion, precision_and_scale};
 use crate::pgoutput::{Relation, ReplicaIdentity};
 use crate::postgres::catalogue::{Column, Table};
 use crate::table_name::TableName;
@@ -186,6 +186,7 @@ impl TableSchema {
                 type_oid: c.type_oid,
                 typmod: c.typmod,
                 catalogue: table.and_then(|t| column(t, &c.name)),
+                generated: table.is_some_and(|t| t.columns.iter().any(|known| known.generated && known.name == c.name)),
             })
             .collect();
         let key: Option<Vec<&str>> = match relation.identity {
@@ -201,8 +202,9 @@ impl TableSchema {
 
     /// How the catalogue's present shape fits.
     pub fn fit_catalogue(&self, table: &Table, privacy: &Privacy) -> Fit {
-        let wire: Vec<WireColumn<'_>> =
-            live(table).map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c) }).collect();
+        let wire: Vec<WireColumn<'_>> = live(table)
+            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c), generated: false })
+            .collect();
         self.fit(table.oid, &wire, Some(table.key.iter().map(String::as_str).collect()), None, privacy)
     }
 
@@ -218,7 +220,7 @@ impl TableSchema {
             next.excluded.push(column.attnum);
             what.push(format!("column {} excluded", column.name));
         }
-        for column in wire.iter().filter(|c| !privacy.exclude.iter().any(|e| e == c.name)) {
+        for column in wire.iter().filter(|c| !c.generated && !privacy.exclude.iter().any(|e| e == c.name)) {
             let Some(index) = next.columns.iter().position(|c| !c.dropped && c.source == column.name) else {
                 if self.late(column).is_some() {
                     continue;
@@ -228,7 +230,7 @@ impl TableSchema {
                         if found.has_missing || found.has_default || found.identity {
                             copy = Some(format!("column {} was added with values for the rows there were", column.name));
                         }
-                        what.push(format!("column {} added", column.name));
+                        what.push(format!("column {} added: {}", column.name, column.shown()));
                         next.push(found, privacy);
                         continue;
                     }
@@ -241,16 +243,25 @@ impl TableSchema {
                 && known.attnum != 0
                 && found.type_oid == column.type_oid
             {
-                return Fit::Breaks(format!("column {} was dropped and added again", column.name));
+                return Fit::Breaks(format!(
+                    "column {} is another one now (dropped and added again, or names were exchanged)",
+                    column.name
+                ));
             }
             if (known.type_oid, known.typmod) != (column.type_oid, column.typmod) {
-                if widens((column.type_oid, column.typmod), (known.type_oid, known.typmod), known) {
-                    continue; // the stream is behind a widening that the catalogue showed already
+                let behind = column.catalogue.is_none_or(|found| (found.type_oid, found.typmod) != (column.type_oid, column.typmod));
+                if behind && widens((column.type_oid, column.typmod), (known.type_oid, known.typmod), known) {
+                    continue; // a widening that the catalogue showed already
                 }
+                let known_already = column.catalogue.is_some_and(|found| (found.type_oid, found.typmod) == (known.type_oid, known.typmod));
+                if known_already {
+                    return Fit::Breaks(format!("column {} came with the type it had before this version", column.name));
+                }
+                let became = format!("{} became {}", shown(&known.source_type, known.type_oid, known.typmod), column.shown());
                 if !widens((known.type_oid, known.typmod), (column.type_oid, column.typmod), known) {
-                    return Fit::Breaks(format!("column {} changed its type", column.name));
+                    return Fit::Breaks(format!("column {} changed its type: {became}", column.name));
                 }
-                what.push(format!("column {} became wider", column.name));
+                what.push(format!("column {} became wider: {became}", column.name));
                 known.type_oid = column.type_oid;
                 known.typmod = column.typmod;
                 if !known.hashed
@@ -265,7 +276,7 @@ impl TableSchema {
             let behind = table.is_some_and(|t| column(t, &gone.source).is_some_and(|c| c.attnum == gone.attnum));
             if !gone.dropped && !behind && !wire.iter().any(|c| c.name == gone.source) {
                 if next.key.contains(&gone.name) {
-                    return Fit::Breaks(format!("key column {} was dropped", gone.source));
+                    return Fit::Breaks(format!("the key changed: its column {} was dropped", gone.source));
                 }
                 what.push(format!("column {} dropped", gone.source));
                 next.columns[index].dropped = true;
@@ -278,7 +289,8 @@ impl TableSchema {
             now.sort_unstable();
             before.sort_unstable();
             if now != before {
-                return Fit::Breaks("the key changed".to_owned());
+                let list = |key: &[&str]| if key.is_empty() { "none".to_owned() } else { key.join(", ") };
+                return Fit::Breaks(format!("the key changed: ({}) became ({})", list(&before), list(&now)));
             }
         }
         let layout =
@@ -341,6 +353,43 @@ struct WireColumn<'a> {
     type_oid: u32,
     typmod: i32,
     catalogue: Option<&'a Column>,
+    /// Published all the same (18 and later): left out.
+    generated: bool,
+}
+
+impl WireColumn<'_> {
+    /// Its type, for people.
+    fn shown(&self) -> String {
+        match self.catalogue.filter(|found| found.type_oid == self.type_oid) {
+            Some(found) => shown(&found.base.name, found.base.oid, found.base.typmod),
+            None => well_known(self.type_oid).map_or(format!("type {}", self.type_oid), |name| shown(name, self.type_oid, self.typmod)),
+        }
+    }
+}
+
+/// A type with its length or precision, for people.
+fn shown(name: &str, oid: u32, typmod: i32) -> String {
+    match (oid, precision_and_scale(typmod)) {
+        (NUMERIC, Some((precision, scale))) => format!("{name}({precision},{scale})"),
+        (VARCHAR | BPCHAR, _) if typmod >= 4 => format!("{name}({})", typmod - 4),
+        _ => name.to_owned(),
+    }
+}
+
+/// Names of types that change most, for when the catalogue no longer has the column.
+fn well_known(oid: u32) -> Option<&'static str> {
+    Some(match oid {
+        INT2 => "int2",
+        INT4 => "int4",
+        INT8 => "int8",
+        FLOAT4 => "float4",
+        FLOAT8 => "float8",
+        NUMERIC => "numeric",
+        VARCHAR => "varchar",
+        BPCHAR => "bpchar",
+        TEXT => "text",
+        _ => return None,
+    })
 }
 
 /// The columns that stream and copies carry: generated ones are left out of both.
@@ -358,6 +407,7 @@ const INT8: u32 = 20;
 const FLOAT4: u32 = 700;
 const FLOAT8: u32 = 701;
 const NUMERIC: u32 = 1700;
+const BPCHAR: u32 = 1042;
 const VARCHAR: u32 = 1043;
 const TEXT: u32 = 25;
 
@@ -370,10 +420,11 @@ fn widens((old, old_mod): (u32, i32), (new, new_mod): (u32, i32), known: &Schema
         (VARCHAR, VARCHAR | TEXT) => wider_length,
         (NUMERIC, NUMERIC) => {
             let of = |typmod| conversion(&PgType::scalar(NUMERIC, typmod, "numeric"));
-            let precision = |t: i32| (t - 4) >> 16;
-            let scale = |t: i32| (((t - 4) & 0x7FF) ^ 0x400) - 0x400; // eleven bits, signed
-            let digits = |t: i32| precision(t) - scale(t);
-            let grows = new_mod == -1 || (old_mod >= 0 && scale(new_mod) >= scale(old_mod) && digits(new_mod) >= digits(old_mod));
+            let grows = match (precision_and_scale(old_mod), precision_and_scale(new_mod)) {
+                (_, None) => true,
+                (None, Some(_)) => false,
+                (Some((old, old_scale)), Some((new, new_scale))) => new_scale >= old_scale && new - new_scale >= old - old_scale,
+            };
             grows && of(new_mod).lake_type() == of(old_mod).lake_type()
         }
         (a, b) => a == b && old_mod == new_mod,

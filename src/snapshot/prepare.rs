@@ -181,7 +181,8 @@ pub(super) async fn lock(locker: &Client, aux: &Client, names: &[TableName], beg
                 let state = e.code().map(|c| c.code().to_owned()).unwrap_or_default();
                 match state.as_str() {
                     "55P03" => Error::retry(format!("{doing}: waited {} s for {}", LOCK_WAIT.as_secs(), blockers.join("; "))),
-                    "42501" | "42P01" | "3F000" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(screened(e)),
+                    "42P01" | "3F000" => Error::retry(format!("{doing}: one of them has gone or has another name")).with_source(screened(e)),
+                    "42501" => Error::source_refused(format!("{doing} was refused; grant SELECT on them to the role")).with_source(screened(e)),
                     _ => Error::retry(doing).with_source(screened(e)),
                 }
             }),

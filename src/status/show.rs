@@ -23,7 +23,7 @@ pub(super) fn document(lake: &Lake, source: &Result<Source, String>) -> Value {
             let files = lake.files.get(name).copied().unwrap_or_default();
             json!({
                 "table": name, "mode": mark.mode.as_str(), "version": mark.version, "snapshot": mark.snapshot, "pending": versions(mark),
-                "note": waits(mark).then_some(STANDS_STILL), "files": files.count, "rows": files.rows, "bytes": files.bytes,
+                "reason": reason(mark), "changes": mark.changes, "note": waits(mark).then_some(STANDS_STILL), "files": files.count, "rows": files.rows, "bytes": files.bytes,
             })
         })
         .collect();
@@ -95,6 +95,9 @@ pub(super) fn text(lake: &Lake, source: &Result<Source, String>) -> String {
     }
     for (name, mark) in &watermark.tables {
         say("table", format!("{name}: {}", table_text(mark, lake.files.get(name).copied().unwrap_or_default())));
+        for change in &mark.changes {
+            say("changed", format!("{name}, version {} at {}: {}", change.version, change.at, change.what));
+        }
     }
     for blocker in source.iter().flat_map(|source| &source.blockers) {
         say("blocker", format!("a copy waits for the end of this transaction: {blocker}"));
@@ -144,12 +147,20 @@ fn table_text(mark: &TableMark, files: Files) -> String {
     if waits(mark) {
         let pending: Vec<String> = versions(mark).iter().map(u32::to_string).collect();
         write!(text, "; version {} is pending: {STANDS_STILL}", pending.join(", ")).expect("writing to a String cannot fail");
+        if let Some(reason) = reason(mark) {
+            write!(text, " ({reason})").expect("writing to a String cannot fail");
+        }
     }
     text
 }
 
 fn waits(mark: &TableMark) -> bool {
     mark.version.is_none() || !mark.pending.is_empty()
+}
+
+/// Why the newest version waits.
+fn reason(mark: &TableMark) -> Option<&str> {
+    mark.pending.last()?.reason.as_deref()
 }
 
 fn versions(mark: &TableMark) -> Vec<u32> {

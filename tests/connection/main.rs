@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test, in its helpers too")]
 
 mod login;
+#[path = "../private_server/programs.rs"]
+mod programs;
 mod replication;
 mod server;
 mod tls;

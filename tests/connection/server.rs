@@ -1,5 +1,6 @@
 //! A private PostgreSQL server with TLS from a self-made CA, on a loopback port of its own.
 
+use crate::programs::bin_dir;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -98,7 +99,7 @@ impl Server {
     }
 
     fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(bin_dir().join(name));
+        let mut command = Command::new(bin_dir().expect("PostgreSQL's programs, or HUELLA_PG_BIN").join(name));
         command.current_dir(self.home()).env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C");
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
@@ -111,16 +112,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// `HUELLA_PG_BIN`, else the newest of Debian's versions.
-fn bin_dir() -> PathBuf {
-    if let Some(given) = std::env::var_os("HUELLA_PG_BIN") {
-        return given.into();
-    }
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL's programs, or HUELLA_PG_BIN");
-    let dirs = versions.flatten().map(|entry| entry.path().join("bin")).filter(|bin| bin.join("postgres").exists());
-    dirs.max().expect("PostgreSQL's programs, or HUELLA_PG_BIN")
 }
 
 fn is_root() -> bool {

@@ -195,7 +195,7 @@ impl Lake {
 }
 
 /// The `schema.json` of a data file's version.
-fn schema_of(file: &Path) -> Value {
+pub(crate) fn schema_of(file: &Path) -> Value {
     json(&file.parent().unwrap().parent().unwrap().join("schema.json"))
 }
 
@@ -383,6 +383,19 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A table's name in the lake as SQL: `schema.table`, cut at the first dot; a part in double quotes is SQL already.
+pub(crate) fn sql_name(table: &str) -> String {
+    let mut cut = table.find('.').unwrap();
+    if let Some(rest) = table.strip_prefix('"') {
+        // A quote that stands twice belongs to the name.
+        let plain = rest.replace("\"\"", "  ");
+        cut = plain.find('"').unwrap() + 2;
+    }
+    let (schema, name) = table.split_at(cut);
+    let part = |text: &str| if text.starts_with('"') { text.to_owned() } else { quoted(text) };
+    format!("{}.{}", part(schema), part(&name[1..]))
+}
+
 async fn query(source: &Client, sql: &str) -> Vec<Vec<Option<String>>> {
     let messages = source.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     let rows = messages.into_iter().filter_map(|m| if let SimpleQueryMessage::Row(row) = m { Some(row) } else { None });
@@ -391,27 +404,31 @@ async fn query(source: &Client, sql: &str) -> Vec<Vec<Option<String>>> {
 
 /// The source's rows: generated columns, which no replication carries, left out; arrays as JSON.
 async fn source_rows(source: &Client, table: &str, filter: &str) -> Vec<Cells> {
-    let (schema, name) = parts(table);
-    let relation = format!("{}.{}", quoted(&schema), quoted(&name));
+    let from = sql_name(table);
     let pins = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'";
     source.batch_execute(pins).await.unwrap();
     let catalogue = format!(
         "SELECT attname, pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1), t.typcategory FROM pg_catalog.pg_attribute a
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
          WHERE attrelid = '{}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
-        relation.replace('\'', "''")
+        from.replace('\'', "''")
     );
     let columns: Vec<(String, String, bool)> = query(source, &catalogue)
         .await
         .into_iter()
         .map(|c| (c[0].clone().unwrap(), c[1].clone().unwrap(), c[2].as_deref() == Some("A")))
         .collect();
-    let list: Vec<String> =
-        columns.iter().map(|(name, _, array)| if *array { format!("to_json({})", quoted(name)) } else { quoted(name) }).collect();
+    let cell = |(name, _, array): &(String, String, bool)| {
+        let v = quoted(name);
+        // Bounds other than 1 are not in JSON: such a value is an exception, of PostgreSQL's text.
+        let bounds: Vec<String> = (1..=6).map(|n| format!("coalesce(array_lower({v}, {n}), 1) = 1")).collect();
+        if *array { format!("CASE WHEN {} THEN to_json({v})::text ELSE {v}::text END", bounds.join(" AND ")) } else { v }
+    };
+    let list: Vec<String> = columns.iter().map(cell).collect();
     // A partitioned table's rows are those of its leaves; the heirs of plain inheritance are tables of their own.
-    let root = format!("SELECT relkind FROM pg_catalog.pg_class WHERE oid = '{}'::regclass", relation.replace('\'', "''"));
+    let root = format!("SELECT relkind FROM pg_catalog.pg_class WHERE oid = '{}'::regclass", from.replace('\'', "''"));
     let only = if query(source, &root).await[0][0].as_deref() == Some("p") { "" } else { "ONLY " };
-    let rows = query(source, &format!("SELECT {} FROM {only}{relation} WHERE {filter}", list.join(", "))).await;
+    let rows = query(source, &format!("SELECT {} FROM {only}{from} WHERE {filter}", list.join(", "))).await;
     rows.into_iter()
         .map(|row| columns.iter().zip(row).map(|((name, pg, _), cell)| (name.clone(), cell.map(|text| canonical(pg, &text)))).collect())
         .collect()

@@ -2,9 +2,12 @@
 
 #![allow(dead_code)] // each test crate uses a part
 
+mod programs;
+
+pub(crate) use programs::bin_dir;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -14,19 +17,6 @@ pub(crate) struct Server {
     process: Mutex<Child>,
     pub(crate) port: u16,
     dir: tempfile::TempDir,
-}
-
-/// `HUELLA_PG_BIN`, else the newest PostgreSQL of the system.
-pub(crate) fn bin_dir() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("HUELLA_PG_BIN") {
-        return Some(dir.into());
-    }
-    let folders = ["/usr/lib/postgresql", concat!(env!("CARGO_MANIFEST_DIR"), "/.stack")];
-    let entries = folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten();
-    let mut dirs: Vec<_> = entries.flat_map(|e| [e.path().join("bin"), e.path().join("native/bin")]).collect();
-    dirs.retain(|dir| dir.join("initdb").exists());
-    dirs.sort();
-    dirs.pop()
 }
 
 /// The server's programs refuse root.
