@@ -10,5 +10,5 @@ mod parquet;
 mod table;
 
 pub use batcher::{Batcher, Piece, Target};
-pub use parquet::{EncodedFile, encode};
+pub use parquet::{EncodedFile, encode, options};
 pub use table::{SealedTable, TableBatch, Transaction};

@@ -7,6 +7,7 @@ use super::table::SealedTable;
 use crate::error::{Error, Result};
 use crate::lake::FileKind;
 use crate::lsn::Lsn;
+use crate::schema::version::TableSchema;
 use crate::table_name::TableName;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
@@ -46,23 +47,8 @@ const SAMPLE: usize = 512;
 /// Encodes sealed rows into one file.
 pub fn encode(table: &SealedTable) -> Result<EncodedFile> {
     let broken = |e: parquet::errors::ParquetError| Error::bug(format!("{}: Parquet encoding failed", table.schema.table)).with_source(e);
-    let mut properties = WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_created_by(concat!("huella ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a zstd level")))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_max_row_group_row_count(None)
-        .set_key_value_metadata(Some(vec![
-            KeyValue::new("huella.schema".to_owned(), table.schema.to_json()),
-            KeyValue::new("huella.version".to_owned(), table.schema.version.to_string()),
-        ]));
-    for (index, field) in table.rows.schema_ref().fields().iter().enumerate() {
-        if !dictionary_pays(&table.rows, index) {
-            properties = properties.set_column_dictionary_enabled(ColumnPath::from(vec![field.name().clone()]), false);
-        }
-    }
-    let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), table.rows.schema(), options).map_err(broken)?;
+    let mut writer =
+        ArrowWriter::try_new_with_options(Vec::new(), table.rows.schema(), options(&table.schema, &table.rows, 1)).map_err(broken)?;
     writer.write(&table.rows).map_err(broken)?;
     let body = writer.into_inner().map_err(broken)?;
     Ok(EncodedFile {
@@ -74,6 +60,26 @@ pub fn encode(table: &SealedTable) -> Result<EncodedFile> {
         kind: table.kind,
         body: body.into(),
     })
+}
+
+/// How every file of a version is written; `sample` says which columns' values repeat. `level` is zstd's: 1 is the fastest.
+pub fn options(schema: &TableSchema, sample: &RecordBatch, level: i32) -> ArrowWriterOptions {
+    let mut properties = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by(concat!("huella ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default()))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(None)
+        .set_key_value_metadata(Some(vec![
+            KeyValue::new("huella.schema".to_owned(), schema.to_json()),
+            KeyValue::new("huella.version".to_owned(), schema.version.to_string()),
+        ]));
+    for (index, field) in sample.schema_ref().fields().iter().enumerate() {
+        if !dictionary_pays(sample, index) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(vec![field.name().clone()]), false);
+        }
+    }
+    ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true)
 }
 
 /// Whether values repeat: at most half of a sample's are distinct. A dictionary of unique values costs time and is thrown away.

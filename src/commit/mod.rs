@@ -10,10 +10,10 @@ mod claim;
 mod held;
 mod upload;
 
-pub use chain::{chain, live};
+pub use chain::{compaction, live, schema};
 pub use claim::{claim, create, load, random, writer_id};
 pub use held::{Change, Held};
-pub use upload::{FileNamer, put_data, put_document, put_or_replace};
+pub use upload::{FileNamer, put_changed, put_data, put_document, put_or_replace};
 
 use crate::store::StoreError;
 use backon::{ExponentialBuilder, Retryable};

@@ -4,14 +4,20 @@
 //! Invariants: a document that was written reads back equal; unknown fields of a newer minor writer are
 //! ignored, another `format` is refused.
 
+mod checkpoint;
+mod cut;
 mod live;
 mod manifest;
 mod path;
 mod watermark;
 
-pub use live::{LiveFile, live_files};
+pub use checkpoint::{CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, SWEEP, Sweep, checkpoint_path};
+pub use cut::{CUT, Cut, CutTable, PUBLISHED, manifest_path, reference_path};
+pub use live::{LiveFile, Position, Span};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
-pub use path::{DataPath, WATERMARK, commit_path, escape, schema_path, table_prefix};
+pub use path::{
+    DataPath, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, schema_path, table_prefix,
+};
 pub use watermark::{Pending, PublicationMark, SlotState, Source, TableMark, Watermark};
 
 /// The layout's number in every document.

@@ -8,7 +8,7 @@ use super::edit::{Edit, store_schema};
 use super::source::{Observed, mark, privacy};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lake::{Pending, PublicationMark, TableMark, Watermark, schema_path};
+use crate::lake::{Pending, PublicationMark, TableMark, Watermark};
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
@@ -53,11 +53,7 @@ impl Registry {
             numbers.dedup();
             let mut versions = Vec::new();
             for version in numbers {
-                let path = schema_path(name, version);
-                let object = crate::commit::persist("read a schema", || store.get(&path)).await?;
-                let body = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there")))?.body;
-                let schema: TableSchema =
-                    serde_json::from_slice(&body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))?;
+                let schema = crate::commit::schema(store, name, version).await?;
                 versions.push(Arc::new(schema));
             }
             entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None });
