@@ -192,7 +192,9 @@ mod tests {
             let event = Event { position: row.position, op, moved: row.moved, unchanged, place: (0, at as u32) };
             passes[usize::from(row.key % parts)].entry(digest(row.key)).or_default().push(event);
         }
-        let mut keep = |(_, at): (u32, u32)| drop(kept.insert(at as usize));
+        let mut keep = |(_, at): (u32, u32)| {
+            kept.insert(at as usize);
+        };
         let mut demands: Vec<Demand> = passes.iter().flat_map(|keys| settle(keys, &mut keep)).collect();
         while !demands.is_empty() {
             let key_of =

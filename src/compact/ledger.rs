@@ -56,27 +56,21 @@ impl Ledger {
             let (live, late) = replaced(&self.live, &mut replacements);
             void.extend(late);
             let Some(commit) = self.watermark.commit.clone() else { break };
-            let now = chrono::Utc::now();
             let (record, generation) = found.map_or((None, None), |(record, generation)| (Some(record), Some(generation)));
-            let lapsed = |mark: &CheckpointMark| mark.superseded.as_deref().is_some_and(|since| is_older(since, self.grace, now));
-            let settled = record.as_ref().is_some_and(|r| {
-                let stands = r.checkpoints.first().is_some_and(|mark| mark.commit == commit);
-                stands && replacements.is_empty() && !r.checkpoints.iter().any(lapsed)
-            });
-            if settled {
+            let stands = record.as_ref().and_then(|record| record.checkpoints.first()).is_some_and(|mark| mark.commit == commit);
+            if stands && replacements.is_empty() {
                 self.record = record;
                 break;
             }
-            let time = rfc3339(now.timestamp_micros());
+            let time = rfc3339(chrono::Utc::now().timestamp_micros());
             let number = record.as_ref().map_or(0, |record| record.number) + 1;
             let checkpoint = Checkpoint { format: FORMAT, seq: self.watermark.seq, commit: commit.clone(), files: live };
             let path = checkpoint_path(checkpoint.seq, number, random());
             put_document(self.store.as_ref(), &path, checkpoint.to_body()).await?;
             failpoint::hit("compact.after_checkpoint");
             let mut marks = record.map(|record| record.checkpoints).unwrap_or_default();
-            marks.retain(|mark| !lapsed(mark));
             if let Some(before) = marks.first_mut() {
-                before.superseded.get_or_insert_with(|| time.clone());
+                before.superseded = Some(time.clone());
             }
             marks.insert(0, CheckpointMark { path, seq: checkpoint.seq, commit, time, superseded: None });
             let next = Compaction { format: FORMAT, number, checkpoints: marks };
@@ -92,6 +86,23 @@ impl Ledger {
             persist("delete a file that came too late", || self.store.delete(path)).await?;
         }
         Ok(void.len())
+    }
+
+    /// Takes checkpoints out of the record that were superseded `grace` ago or earlier.
+    pub(super) async fn lapse(&mut self, now: chrono::DateTime<chrono::Utc>) -> Result<()> {
+        loop {
+            let Some((mut record, generation)) = commit::compaction(self.store.as_ref()).await? else { return Ok(()) };
+            let before = record.checkpoints.len();
+            record.checkpoints.retain(|mark| !mark.superseded.as_deref().is_some_and(|since| is_older(since, self.grace, now)));
+            if record.checkpoints.len() < before {
+                record.number += 1;
+                if !self.write(&record, Some(generation)).await? {
+                    continue;
+                }
+            }
+            self.record = Some(record);
+            return Ok(());
+        }
     }
 
     /// Replaces the record of `generation`; `false` if it has moved on meanwhile.

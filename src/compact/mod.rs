@@ -61,10 +61,7 @@ pub async fn run(config: &Config, before: Option<NaiveDate>) -> Result<()> {
         dropped = job.fold(&mut ledger, &(now - age).date_naive().min(before).to_string()).await?;
     }
     let (files_after, bytes_after) = sum(&ledger.live);
-    // What others name is read before the list of live files: a copy that moves from the one to the other is then in one of them.
-    let elsewhere = sweep::named_elsewhere(ledger.store.as_ref()).await?;
-    ledger.commit(Vec::new()).await?;
-    let swept = sweep::sweep(&ledger, elsewhere, Utc::now()).await?;
+    let swept = sweep::sweep(&mut ledger, Utc::now()).await?;
     tracing::info!(
         files_before,
         bytes_before,

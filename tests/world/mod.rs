@@ -137,6 +137,10 @@ impl World {
 pub(crate) struct Running(Child);
 
 impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: the child is ours and not yet reaped.
         unsafe { libc::kill(self.0.id() as i32, signal) };
