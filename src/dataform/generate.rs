@@ -144,7 +144,7 @@ fn columns(schema: &TableSchema) -> Vec<Column> {
         Column {
             name: column.name.clone(),
             source: column.source.clone(),
-            postgres: column.source_type.clone(),
+            postgres: sql_type(&column.source_type),
             raw: raw.to_owned(),
             silver: silver.to_owned(),
         }
@@ -168,6 +168,30 @@ fn types(column: &SchemaColumn) -> (&'static str, &'static str) {
         // BigQuery does not tell a file's zoneless timestamps from others.
         LakeType::DateTime => ("TIMESTAMP", "DATETIME"),
     }
+}
+
+/// A type as SQL names it, from its name in `pg_type`.
+fn sql_type(name: &str) -> String {
+    if let Some(element) = name.strip_prefix('_') {
+        return format!("{}[]", sql_type(element));
+    }
+    let sql = match name {
+        "int2" => "smallint",
+        "int4" => "integer",
+        "int8" => "bigint",
+        "float4" => "real",
+        "float8" => "double precision",
+        "bool" => "boolean",
+        "varchar" => "character varying",
+        "bpchar" => "character",
+        "varbit" => "bit varying",
+        "time" => "time without time zone",
+        "timetz" => "time with time zone",
+        "timestamp" => "timestamp without time zone",
+        "timestamptz" => "timestamp with time zone",
+        other => other,
+    };
+    sql.to_owned()
 }
 
 /// What changed, one line a table.
