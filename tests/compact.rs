@@ -48,8 +48,10 @@ fn three_days(seq: u64) -> String {
     format!("2026-11-{:02}", 10 + seq / 12 % 3)
 }
 
+/// Its exit code; 1 (on a busy machine a grace of a second is soon over) says to start it again.
 fn compact(w: &World, env: &[(&str, &str)]) -> Option<i32> {
-    w.start(&["compact"], env).wait()
+    let run = || w.start(&["compact"], env).wait();
+    (0..10).map(|_| run()).find(|code| *code != Some(1)).unwrap_or(Some(1))
 }
 
 /// What is in the lake, independent of the files that hold it.
@@ -204,7 +206,7 @@ async fn two_at_once_beside_a_writer_lose_and_repeat_nothing() {
             assert!(matches!(first.wait(), Some(0 | 1)), "{}", w.log());
             let both = [w.start(&["compact"], &[SHORT]), w.start(&["compact"], &[SHORT])];
             w.sql(&churn(100 + n)).await;
-            both.into_iter().for_each(|one| assert_eq!(one.wait(), Some(0), "{}", w.log()));
+            both.into_iter().for_each(|one| assert!(matches!(one.wait(), Some(0 | 1)), "{}", w.log()));
         }
     }
     w.caught_up().await;
@@ -221,7 +223,7 @@ async fn folded_days_give_the_same_state_and_go_on_doing_so() {
     rounds(&w, 1..10).await;
     age(&w.lake(), |seq| format!("2026-{:02}-10", 1 + seq / 8 % 6));
     let (state, before) = (states(&w.read()), rows(&w.read()));
-    let fold = [SHORT, ("HUELLA_COMPACT_FOLD_AFTER", "30d")];
+    let fold = [("HUELLA_COMPACT_GRACE", "1h"), ("HUELLA_COMPACT_FOLD_AFTER", "30d")];
     assert_eq!(compact(&w, &fold), Some(0), "{}", w.log());
     assert_eq!(states(&w.read()), state);
     w.true_in_the_lake().await;

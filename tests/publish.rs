@@ -177,7 +177,7 @@ async fn a_manifest_never_names_a_file_that_is_not_there() {
             w.caught_up().await;
         }
         age(&w.lake(), another_day);
-        assert_eq!(w.start(&["compact"], &short).wait(), Some(0), "{}", w.log());
+        assert!(matches!(w.start(&["compact"], &short).wait(), Some(0 | 1)), "{}", w.log());
         if n % 3 != 1 {
             assert!(matches!(w.start(&["publish"], &short).wait(), Some(0 | 1)), "{}", w.log());
         }

@@ -11,6 +11,8 @@ mod manifest;
 mod path;
 mod watermark;
 
+use path::first_lsn;
+
 pub use checkpoint::{CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, SWEEP, Sweep, checkpoint_path};
 pub use cut::{CUT, Cut, CutTable, PUBLISHED, manifest_path, reference_path};
 pub use live::{LiveFile, Position, Span};

@@ -40,6 +40,12 @@ pub fn day_of(path: &str) -> Option<&str> {
     rest.split_once('/').map(|(day, _)| day)
 }
 
+/// The LSN that a data file's name begins with: the first row's, or of a part of a transaction one before it.
+pub(super) fn first_lsn(path: &str) -> Option<Lsn> {
+    let name = path.rsplit_once('/')?.1;
+    u64::from_str_radix(name.split_once('-')?.0, 16).ok().map(Lsn)
+}
+
 /// The epoch in a data file's name; `None` for other names.
 pub fn epoch_of(path: &str) -> Option<Epoch> {
     let name = path.rsplit_once('/')?.1.strip_suffix(".parquet")?;
