@@ -1,4 +1,4 @@
-//! Names and documents of the lake: paths, the watermark, commit manifests. Pure: no I/O.
+//! Names and documents of the lake: paths, the watermark, commit manifests, checkpoints, the published cut. Pure: no I/O.
 //!
 //! Owns: the layout of the contract's section 5. Does not own: storing (`store`), the protocol (`commit`).
 //! Invariants: a document that was written reads back equal; unknown fields of a newer minor writer are
