@@ -5,6 +5,7 @@
 
 use crate::observe::logs::Format;
 use crate::table_name::TableName;
+use chrono::NaiveDate;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -56,6 +57,20 @@ pub enum Command {
     #[command(after_help = "Example:\n  huella verify public.donaciones public.donantes\n\n\
         Ends with 0 if they are equal, 7 after printing the first differences.")]
     Verify(Verify),
+    /// Rewrite small files of closed days into large ones, and delete what nobody needs any more
+    #[command(after_help = "Examples:\n  huella compact\n  huella compact --before 2026-11-01\n\n\
+        Safe beside `huella run`, beside readers, and to start again at any time.")]
+    Compact(Compact),
+    /// Write the manifests that BigQuery reads: one cut of all tables at one position
+    #[command(after_help = "Example:\n  huella compact && huella publish\n\nAn unchanged table is not written again.")]
+    Publish,
+    /// What the Dataform project needs to know of the lake
+    #[command(after_help = "Example:\n  huella dataform generate --out dataform/includes")]
+    Dataform {
+        /// What to do.
+        #[command(subcommand)]
+        command: Dataform,
+    },
     /// Drop slot and publication at the source; the lake stays
     #[command(after_help = "Example:\n  huella teardown --yes\n\nA later `run` needs --resnapshot.")]
     Teardown(Teardown),
@@ -118,6 +133,31 @@ pub struct Verify {
     pub tables: Vec<TableName>,
 }
 
+/// `compact`.
+#[derive(Debug, Args)]
+pub struct Compact {
+    /// Only days before this one, YYYY-MM-DD [default: today, UTC]
+    #[arg(long, value_name = "DATE")]
+    pub before: Option<NaiveDate>,
+}
+
+/// `dataform`.
+#[derive(Debug, Subcommand)]
+pub enum Dataform {
+    /// Write huella_tables.json: the tables' names, versions, columns, types and keys
+    #[command(after_help = "Example:\n  huella dataform generate --out dataform/includes\n\n\
+        The file also keeps the tables' names in BigQuery stable: keep it under version control.")]
+    Generate(Generate),
+}
+
+/// `dataform generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Folder of the file
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
 /// `teardown`.
 #[derive(Debug, Args)]
 pub struct Teardown {
@@ -170,6 +210,13 @@ mod tests {
         ));
         assert!(matches!(parsed("huella check --json").unwrap().command, Command::Check(Check { json: true })));
         assert!(matches!(parsed("huella status --json").unwrap().command, Command::Status(Status { json: true })));
+        let Command::Compact(compact) = parsed("huella compact --before 2026-11-24").unwrap().command else { panic!("not compact") };
+        assert_eq!(compact.before, NaiveDate::from_ymd_opt(2026, 11, 24));
+        let Command::Dataform { command: Dataform::Generate(generate) } = parsed("huella dataform generate --out d").unwrap().command
+        else {
+            panic!("not generate")
+        };
+        assert_eq!(generate.out, PathBuf::from("d"));
         assert!(matches!(parsed("huella teardown --yes").unwrap().command, Command::Teardown(Teardown { yes: true })));
         let Command::Files(files) = parsed("huella files public.a.b --json --all-versions public.c").unwrap().command else {
             panic!("not files")
@@ -188,9 +235,16 @@ mod tests {
 
     #[test]
     fn wrong_usage_ends_with_two() {
-        for line in
-            ["huella", "huella walk", "huella run --fast", "huella verify nodot", "huella --log-format xml check", "huella teardown"]
-        {
+        for line in [
+            "huella",
+            "huella walk",
+            "huella run --fast",
+            "huella verify nodot",
+            "huella --log-format xml check",
+            "huella teardown",
+            "huella compact --before x",
+            "huella dataform",
+        ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -23,6 +23,15 @@ pub const POINTS: &[&str] = &[
     "commit.after_cas",
     "commit.before_ack",
     "commit.after_ack",
+    "compact.after_file",
+    "compact.after_checkpoint",
+    "compact.after_record",
+    "compact.after_marks",
+    "compact.after_prune",
+    "compact.after_delete",
+    "publish.after_schema",
+    "publish.after_manifest",
+    "publish.after_cut",
 ];
 
 /// Passes a failpoint.

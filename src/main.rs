@@ -1,6 +1,6 @@
 //! Start, run, map the error to an exit code.
 
-use huella::cli::{self, Cli, Command};
+use huella::cli::{self, Cli, Command, Dataform};
 use huella::config::{self, Config};
 use huella::error::{Error, Kind, Result};
 use huella::observe::logs;
@@ -55,6 +55,9 @@ async fn command(command: Command, config: Config) -> Result<()> {
         Command::Status(asked) => huella::status::run(&config, asked.json).await,
         Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
         Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,
+        Command::Compact(asked) => huella::compact::run(&config, asked.before).await,
+        Command::Publish => huella::publish::run(&config).await,
+        Command::Dataform { command: Dataform::Generate(asked) } => huella::dataform::generate(&config, &asked.out).await,
         Command::Teardown(_) => huella::teardown::run(&config).await,
     }
 }

@@ -27,6 +27,9 @@ const ROOMS: &[&str] = &[
     "files",
     "status",
     "verify",
+    "publish",
+    "compact",
+    "dataform",
     "teardown",
     "cli",
 ];

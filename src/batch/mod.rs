@@ -12,5 +12,5 @@ mod table;
 
 pub use batcher::{Batcher, Piece, Target, Torn};
 pub use copied::{CopyBatch, CopyColumn};
-pub use parquet::{EncodedFile, GrowingFile, encode};
+pub use parquet::{EncodedFile, GrowingFile, encode, options};
 pub use table::{SealedTable, TableBatch, Transaction};

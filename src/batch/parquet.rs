@@ -46,9 +46,13 @@ pub struct EncodedFile {
 /// Rows that are looked at to decide on a column's dictionary.
 const SAMPLE: usize = 512;
 
+/// zstd's level for rows that are written once: compaction takes a higher one.
+const ZSTD_FASTEST: i32 = 1;
+
 /// Encodes sealed rows into one file.
 pub fn encode(table: &SealedTable) -> Result<EncodedFile> {
-    let body = by_column(&table.rows, options(&table.schema, &table.rows)).map_err(|e| broken(&table.schema, e))?;
+    let options = options(&table.schema, &table.rows, ZSTD_FASTEST);
+    let body = by_column(&table.rows, options).map_err(|e| broken(&table.schema, e))?;
     Ok(EncodedFile {
         table: table.schema.table.clone(),
         version: table.schema.version,
@@ -135,15 +139,15 @@ fn broken(schema: &TableSchema, error: parquet::errors::ParquetError) -> Error {
 }
 
 fn writer(schema: &TableSchema, sample: &RecordBatch) -> Result<ArrowWriter<Vec<u8>>> {
-    ArrowWriter::try_new_with_options(Vec::new(), sample.schema(), options(schema, sample)).map_err(|e| broken(schema, e))
+    ArrowWriter::try_new_with_options(Vec::new(), sample.schema(), options(schema, sample, ZSTD_FASTEST)).map_err(|e| broken(schema, e))
 }
 
-/// A file's properties; `sample` are rows like those that it gets.
-fn options(schema: &TableSchema, sample: &RecordBatch) -> ArrowWriterOptions {
+/// How every file of a version is written; `sample` says which columns' values repeat. `level` is zstd's: 1 is the fastest.
+pub fn options(schema: &TableSchema, sample: &RecordBatch, level: i32) -> ArrowWriterOptions {
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by(concat!("huella ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a zstd level")))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(None)
         .set_key_value_metadata(Some(vec![

@@ -189,7 +189,7 @@ mod tests {
         let root = partitioned("p");
         let mut leaf = table("p_1");
         leaf.name = root.leaves[1].name.clone();
-        let mut facts = facts(&[root.clone()]);
+        let mut facts = facts(std::slice::from_ref(&root));
         let mut both = publication(&[root, leaf.clone()]);
         both.tables.get_mut(&leaf.name).unwrap().row_filter = true;
         facts.publication = Some(both.clone());

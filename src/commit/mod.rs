@@ -10,10 +10,10 @@ mod claim;
 mod held;
 mod upload;
 
-pub use chain::{chain, chain_since, live};
+pub use chain::{chain_since, compaction, live, schema};
 pub use claim::{claim, create, load, random, writer_id};
 pub use held::{Change, Held};
-pub use upload::{FileNamer, GrowingObject, put_data, put_document, put_or_replace};
+pub use upload::{FileNamer, GrowingObject, put_changed, put_data, put_document, put_or_replace};
 
 use crate::store::StoreError;
 use backon::{ExponentialBuilder, Retryable};

@@ -170,14 +170,21 @@ pub(super) fn data_is_there() {
 
 /// Puts a document that only the writer keeps, replacing an older one. Used for `schema.json`, whose union grows.
 pub async fn put_or_replace(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
+    put_changed(store, path, body).await.map(|_| ())
+}
+
+/// As [`put_or_replace`]; says whether anything was written.
+pub async fn put_changed(store: &dyn Store, path: &str, body: Bytes) -> Result<bool> {
+    let mut written = false;
     loop {
         let answer = match persist("read", || store.get(path)).await? {
-            Some(found) if found.body == body => return Ok(()),
+            Some(found) if found.body == body => return Ok(written),
             Some(found) => store.replace_if(path, body.clone(), found.generation).await,
             None => store.put_new(path, body.clone()).await,
         };
+        written = true;
         match answer {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
             // Whatever happened, the next look tells.
             Err(_) => tokio::time::sleep(super::RETRY_FIRST).await,

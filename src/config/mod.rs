@@ -36,6 +36,8 @@ pub struct Config {
     pub batch: Batch,
     /// The first copy.
     pub snapshot: Snapshot,
+    /// Rewriting of small files.
+    pub compact: Compact,
     /// Health, metrics, status page.
     pub http: Http,
     /// The `[[table]]` blocks; `None` means every table of schema public that has a key.
@@ -90,6 +92,17 @@ pub struct Snapshot {
     pub workers: usize,
     /// Whether a first start copies the tables.
     pub initial: bool,
+}
+
+/// `[compact]`.
+#[derive(Debug, Clone)]
+pub struct Compact {
+    /// How long a file outlives the last list that named it: longer than the longest query.
+    pub grace: Duration,
+    /// Days older than this keep only the last row of each key; `None`: every row is kept for ever.
+    pub fold_after: Option<Duration>,
+    /// Bytes of a compacted file, about.
+    pub file_size: u64,
 }
 
 /// `[http]`.
@@ -205,6 +218,7 @@ impl Config {
             lake: Lake::read(&mut reader),
             batch: Batch::read(&mut reader),
             snapshot: Snapshot::read(&mut reader),
+            compact: Compact::read(&mut reader),
             http: Http::read(&mut reader, variable("PORT")),
             tables: TableConfig::read_all(&mut reader, hash_key.is_some()),
             bigquery: BigQuery::read(&mut reader),

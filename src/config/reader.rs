@@ -13,7 +13,7 @@ use std::time::Duration;
 use toml::Value;
 
 /// Sections of the file, also the second word of the environment's names.
-const SECTIONS: [&str; 8] = ["source", "lake", "batch", "snapshot", "http", "table", "bigquery", "dataform"];
+const SECTIONS: [&str; 9] = ["source", "lake", "batch", "snapshot", "compact", "http", "table", "bigquery", "dataform"];
 
 /// Environment names that are no key of a section; each is read where its duty is.
 const OTHER_NAMES: [&str; 6] = ["HUELLA_HASH_KEY", "HUELLA_LOG", "HUELLA_LOG_FORMAT", "HUELLA_CONFIG", "HUELLA_FAULTS", "HUELLA_FAILPOINT"];

@@ -5,7 +5,7 @@
 
 use super::reader::Reader;
 use super::secret::{Secret, hide_passwords};
-use super::{Batch, BigQuery, Code, Dataform, Http, Lake, Snapshot, Source};
+use super::{Batch, BigQuery, Code, Compact, Dataform, Http, Lake, Snapshot, Source};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +23,8 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
 const MEMORY_MIN: u64 = 8 * MIB;
 /// More workers than this only wait for one another on the server's disk.
 const WORKERS_MAX: usize = 64;
+/// Least grace of a replaced file: for trials; a reader's longest query decides.
+const GRACE_MIN: Duration = Duration::from_secs(1);
 /// Least length of the key of hashes: a national id has few bits, so the key must carry the secrecy.
 const HASH_KEY_BYTES_MIN: usize = 16;
 
@@ -91,6 +93,19 @@ impl Snapshot {
         Snapshot {
             workers: reader.count("snapshot.workers", 1, WORKERS_MAX).unwrap_or_else(cores),
             initial: reader.flag("snapshot.initial", true),
+        }
+    }
+}
+
+impl Compact {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        let day = Duration::from_secs(86_400);
+        let given = reader.has("compact.fold_after");
+        let fold_after = reader.duration("compact.fold_after", day, day * 36_500, day);
+        Compact {
+            grace: reader.duration("compact.grace", GRACE_MIN, day * 365, day),
+            fold_after: given.then_some(fold_after),
+            file_size: reader.size("compact.file_size", 64 * KIB, GIB, 128 * MIB),
         }
     }
 }

@@ -351,5 +351,5 @@ fn the_readmes_configuration_is_valid() {
     let readme = include_str!("../../README.md");
     let toml = readme.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).expect("a toml block").0;
     let config = parse(toml, &[KEY]).unwrap_or_else(|error| panic!("{}", error.full()));
-    assert_eq!(config.tables.unwrap().len(), 2);
+    assert_eq!(config.tables.unwrap().len(), 3);
 }

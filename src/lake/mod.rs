@@ -1,18 +1,26 @@
-//! Names and documents of the lake: paths, the watermark, commit manifests. Pure: no I/O.
+//! Names and documents of the lake: paths, the watermark, commit manifests, checkpoints, the published cut. Pure: no I/O.
 //!
 //! Owns: the layout of the contract's section 5. Does not own: storing (`store`), the protocol (`commit`).
 //! Invariants: a document that was written reads back equal; unknown fields of a newer minor writer are
 //! ignored, another `format` is refused.
 
+mod checkpoint;
+mod cut;
 mod live;
 mod manifest;
 mod path;
 mod proposal;
 mod watermark;
 
-pub use live::{LiveFile, live_files};
+use path::first_lsn;
+
+pub use checkpoint::{CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, SWEEP, Sweep, checkpoint_path};
+pub use cut::{CUT, Cut, CutTable, PUBLISHED, manifest_path, reference_path};
+pub use live::{LiveFile, Position, Span};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
-pub use path::{DataPath, WATERMARK, commit_path, escape, schema_path, table_prefix};
+pub use path::{
+    DataPath, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, schema_path, table_prefix,
+};
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
 pub use watermark::{CHANGES_KEPT, ListMark, Pending, PublicationMark, SlotState, Source, TableChange, TableMark, Watermark};
 

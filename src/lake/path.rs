@@ -27,6 +27,44 @@ pub fn commit_path(seq: CommitSeq, epoch: Epoch) -> String {
     format!("commits/{:020}-e{:06}.json", seq.0, epoch.0)
 }
 
+/// Seq and epoch of a path that [`commit_path`] made.
+pub fn commit_number(path: &str) -> Option<(CommitSeq, Epoch)> {
+    let (seq, epoch) = path.strip_prefix("commits/")?.strip_suffix(".json")?.split_once("-e")?;
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    Some((CommitSeq(number(seq)?), Epoch(number(epoch)?)))
+}
+
+/// The UTC date of a data file's folder.
+pub fn day_of(path: &str) -> Option<&str> {
+    let (_, rest) = path.split_once("/dt=")?;
+    rest.split_once('/').map(|(day, _)| day)
+}
+
+/// The LSN that a data file's name begins with: the first row's, or of a part of a transaction one before it.
+pub(super) fn first_lsn(path: &str) -> Option<Lsn> {
+    let name = path.rsplit_once('/')?.1;
+    u64::from_str_radix(name.split_once('-')?.0, 16).ok().map(Lsn)
+}
+
+/// The epoch in a data file's name; `None` for other names.
+pub fn epoch_of(path: &str) -> Option<Epoch> {
+    let name = path.rsplit_once('/')?.1.strip_suffix(".parquet")?;
+    let (_, epoch) = name.split_once("-e")?;
+    epoch.split_once("-p")?.0.parse().ok().map(Epoch)
+}
+
+/// `<first commit lsn>-c<run>-p<part>.parquet` in the folder of `date`: a file that compaction made. `run` is random.
+pub fn compacted_path(table: &TableName, version: u32, date: &str, first: Lsn, run: u64, part: u64) -> String {
+    format!("{}/dt={date}/{:016X}-c{run:016x}-p{part:03}.parquet", table_prefix(table, version), first.0)
+}
+
+/// Whether a path is one that [`compacted_path`] made.
+pub fn is_compacted(path: &str) -> bool {
+    let name = path.rsplit_once('/').and_then(|(_, name)| name.strip_suffix(".parquet"));
+    let run = name.and_then(|name| name.split_once("-c")).and_then(|(_, rest)| rest.split_once("-p"));
+    run.is_some_and(|(run, _)| run.len() == 16 && run.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// `tables/<schema>.<table>/v<version>`.
 pub fn table_prefix(table: &TableName, version: u32) -> String {
     format!("tables/{}.{}/v{version}", escape(&table.schema), escape(&table.name))
@@ -66,6 +104,19 @@ mod tests {
     fn hostile_names_are_escaped_each_for_itself() {
         let table = TableName::new("mi esquema", "año.\"x\"/..");
         assert_eq!(table_prefix(&table, 3), "tables/mi~20esquema.a~C3~B1o~2E~22x~22~2F~2E~2E/v3");
+    }
+
+    #[test]
+    fn names_tell_what_they_were_made_of() {
+        let table = TableName::new("public", "a-c0-e7-p1");
+        let streamed = DataPath { lsn: Lsn(9), seq: CommitSeq(5), epoch: Epoch(7), part: 12 }.path(&table, 2, "2026-11-24");
+        assert_eq!((epoch_of(&streamed), day_of(&streamed), is_compacted(&streamed)), (Some(Epoch(7)), Some("2026-11-24"), false));
+        let compacted = compacted_path(&table, 2, "2026-11-24", Lsn(9), 0xE5, 0);
+        assert_eq!((epoch_of(&compacted), day_of(&compacted), is_compacted(&compacted)), (None, Some("2026-11-24"), true));
+        assert_eq!(commit_number(&commit_path(CommitSeq(3), Epoch(1_000_000))), Some((CommitSeq(3), Epoch(1_000_000))));
+        for other in ["commits/x-e1.json", "commits/1-e+1.json", "tables/a/v1/schema.json", ""] {
+            assert!(commit_number(other).is_none() && epoch_of(other).is_none() && !is_compacted(other), "{other}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::wire;
 use crate::batch::Torn;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
-use crate::lake::{Pending, PublicationMark, TableChange, TableMark, Watermark, rfc3339, schema_path};
+use crate::lake::{Pending, PublicationMark, TableChange, TableMark, Watermark, rfc3339};
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
@@ -41,6 +41,15 @@ impl Entry {
     }
 }
 
+/// A RELATION message, and what is known beside it.
+pub(crate) struct Arrived<'a> {
+    pub(crate) relation: &'a Relation,
+    /// The catalogue's present view of its table.
+    pub(crate) table: Option<&'a Table>,
+    /// Commit LSN of the rows that follow.
+    pub(crate) at: Lsn,
+}
+
 /// All streamed tables.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -59,11 +68,7 @@ impl Registry {
             numbers.dedup();
             let mut versions = Vec::new();
             for version in numbers {
-                let path = schema_path(name, version);
-                let object = crate::commit::persist("read a schema", || store.get(&path)).await?;
-                let body = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there")))?.body;
-                let schema: TableSchema =
-                    serde_json::from_slice(&body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))?;
+                let schema = crate::commit::schema(store, name, version).await?;
                 versions.push(Arc::new(schema));
             }
             entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None, unlisted: Vec::new() });
@@ -315,13 +320,12 @@ impl Registry {
         client: &Client,
         config: &Config,
         name: &TableName,
-        relation: &Relation,
-        table: Option<&Table>,
-        at: Lsn,
+        arrived: &Arrived<'_>,
     ) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
+        let (table, at) = (arrived.table, arrived.at);
         let privacy = privacy(config, name);
         let Some(entry) = self.entries.get_mut(name) else { return Err(Error::bug(format!("{name} is not replicated"))) };
-        let mut relation = relation.clone();
+        let mut relation = arrived.relation.clone();
         if let Some(table) = table.filter(|t| t.leaves.iter().any(|l| l.oid == relation.id)) {
             relation.id = table.oid;
         }

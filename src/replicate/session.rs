@@ -8,7 +8,7 @@ use super::copier::{Lake, Outcome};
 use super::membership;
 use super::pipeline::{Finished, Order, Pipeline};
 use super::proposals::{self, Found};
-use super::registry::Registry;
+use super::registry::{Arrived, Registry};
 use super::source::{self, Observed};
 use super::takeover::Taken;
 use super::writer::Writer;
@@ -490,7 +490,7 @@ impl Session<'_> {
     async fn route(&mut self, name: &TableName, relation: &Relation, table: Option<&Table>) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
         let store = self.writer.store.clone();
         let at = self.batcher.arriving().unwrap_or(self.batcher.position());
-        self.registry.route(store.as_ref(), &self.client, &self.writer.config, name, relation, table, at).await
+        self.registry.route(store.as_ref(), &self.client, &self.writer.config, name, &Arrived { relation, table, at }).await
     }
 
     /// Ends: cuts what is complete, commits, acknowledges, and gives the claim back.

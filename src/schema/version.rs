@@ -9,6 +9,7 @@ use super::types::{Conversion, LakeType, PgType, conversion, precision_and_scale
 use crate::pgoutput::{Relation, ReplicaIdentity};
 use crate::postgres::catalogue::{Column, Table};
 use crate::table_name::TableName;
+use arrow_schema::{Field, Schema};
 use serde::{Deserialize, Serialize};
 
 /// The columns that every data file carries after the table's own.
@@ -339,6 +340,25 @@ impl TableSchema {
     /// The layout of a copy that selects the version's live columns in their order.
     pub fn copy_layout(&self) -> Layout {
         self.layout(self.columns.iter().filter(|c| !c.dropped).map(|c| c.source.as_str()), &Privacy::default(), |_| None)
+    }
+
+    /// The columns of a file that has them all, ours behind the table's; every one OPTIONAL.
+    pub fn arrow(&self) -> Schema {
+        let text = LakeType::String.arrow();
+        let own = METADATA.map(|name| match name {
+            "_commit_lsn" | "_seq" | "_xid" => Field::new(name, LakeType::Int64.arrow(), true),
+            "_commit_ts" => Field::new(name, LakeType::Timestamp.arrow(), true),
+            _ => Field::new(name, text.clone(), true),
+        });
+        Schema::new(self.columns.iter().map(|c| Field::new(&c.name, c.lake_type.arrow(), true)).chain(own).collect::<Vec<_>>())
+    }
+
+    /// Reads the document stored at `path`.
+    ///
+    /// # Errors
+    /// If it is not one.
+    pub fn parse(path: &str, body: &[u8]) -> crate::error::Result<Self> {
+        serde_json::from_slice(body).map_err(|e| crate::error::Error::lake(format!("{path} cannot be read")).with_source(e))
     }
 
     /// The document as it is stored, and as footers carry it.

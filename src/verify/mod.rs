@@ -19,11 +19,10 @@ use crate::commit;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::files::{begun, known};
-use crate::lake::{LiveFile, TableMark, Watermark, schema_path};
+use crate::lake::{LiveFile, TableMark, Watermark};
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::Table;
 use crate::schema::HashKey;
-use crate::schema::version::TableSchema;
 use crate::store::{self, Store};
 use crate::table_name::TableName;
 use report::Report;
@@ -104,7 +103,7 @@ async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, file
     if mark.snapshot.is_some_and(|copied| copied > source.point) {
         return Err(Error::retry(format!("{name} was copied anew during the comparison: run `huella verify` again")));
     }
-    let schema = schema(store.as_ref(), name, version).await?;
+    let schema = commit::schema(store.as_ref(), name, version).await?;
     if schema.oid != source.table.oid {
         report.note(format!("is another table at the source (oid {}) than in the lake (oid {})", source.table.oid, schema.oid));
         return Ok(());
@@ -123,11 +122,4 @@ async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, file
     }
     let side = Side { store, client: source.client, table: source.table, filter: source.filter, schema: &schema, hash: source.hash };
     table::compare(&side, files, mark.snapshot, source.point, report).await
-}
-
-async fn schema(store: &dyn Store, table: &TableName, version: u32) -> Result<TableSchema> {
-    let path = schema_path(table, version);
-    let object = commit::persist("read a table's schema", || store.get(&path)).await?;
-    let object = object.ok_or_else(|| Error::lake(format!("{path} is missing")))?;
-    serde_json::from_slice(&object.body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))
 }

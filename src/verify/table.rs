@@ -12,7 +12,7 @@ use super::report::Report;
 use super::state::{Change, Op, State, reduce};
 use crate::commit::persist;
 use crate::error::{Error, Result};
-use crate::lake::{FileKind, LiveFile};
+use crate::lake::LiveFile;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{Table, TableKind};
 use crate::postgres::error::from_sql;
@@ -46,7 +46,7 @@ pub(super) async fn compare(side: &Side<'_>, files: &[LiveFile], snapshot: Optio
     let shape = Arc::new(Shape::of(side.schema));
     let window = changes::window(snapshot, point);
     // What a copy has made void need not be read.
-    let void = |live: &&LiveFile| snapshot.is_some_and(|copied| live.through <= copied && live.file.kind == FileKind::Stream);
+    let void = |live: &&LiveFile| snapshot.is_some_and(|copied| !live.reaches(copied));
     let files: Vec<&LiveFile> = files.iter().filter(|live| !void(live)).collect();
     let sum = |of: fn(&LiveFile) -> u64| files.iter().map(|live| of(live)).sum::<u64>();
     let passes = sum(|live| live.file.rows).div_ceil(ROWS_PER_PASS).max(sum(|live| live.file.bytes).div_ceil(BYTES_PER_PASS)).max(1);

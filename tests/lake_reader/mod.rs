@@ -22,12 +22,14 @@ pub(crate) type Cells = BTreeMap<String, Option<String>>;
 pub(crate) struct Lake {
     root: PathBuf,
     pub(crate) watermark: Value,
-    /// The chain, oldest first.
+    /// The chain, oldest first; down to the checkpoint's commit, if there is one.
     pub(crate) commits: Vec<Value>,
+    /// What the checkpoint lists, compacted files among them.
+    pub(crate) listed: Vec<Value>,
 }
 
 /// A row of a data file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Change {
     pub(crate) op: String,
     pub(crate) lsn: u64,
@@ -50,23 +52,32 @@ fn json(path: &Path) -> Value {
 }
 
 impl Lake {
-    /// Reads the watermark and its chain; `None` before the first commit.
+    /// Reads the watermark and its chain; `None` before the first commit. Compaction's checkpoint stands for the commits below it.
     pub(crate) fn read(root: &Path) -> Option<Self> {
+        let record: Option<Value> =
+            std::fs::read(root.join("state/compaction.json")).ok().map(|body| serde_json::from_slice(&body).unwrap());
+        let marks = record.map_or(Vec::new(), |record| record["checkpoints"].as_array().unwrap().clone());
         let watermark: Value = serde_json::from_slice(&std::fs::read(root.join("watermark.json")).ok()?).unwrap();
-        let mut commits = Vec::new();
+        let (mut commits, mut listed) = (Vec::new(), Vec::new());
         let mut next = watermark["commit"].as_str().map(str::to_owned);
         while let Some(path) = next {
+            if let Some(mark) = marks.iter().find(|mark| mark["commit"] == path.as_str()) {
+                let checkpoint = json(&root.join(mark["path"].as_str().unwrap()));
+                assert_eq!((&checkpoint["commit"], &checkpoint["seq"]), (&mark["commit"], &mark["seq"]));
+                listed = checkpoint["files"].as_array().unwrap().iter().map(|live| live["file"].clone()).collect();
+                break;
+            }
             let manifest = json(&root.join(&path));
             assert_eq!(path, format!("commits/{:020}-e{:06}.json", manifest["seq"].as_u64().unwrap(), manifest["epoch"].as_u64().unwrap()));
             next = manifest["previous"].as_str().map(str::to_owned);
             commits.push(manifest);
         }
         commits.reverse();
-        (!commits.is_empty()).then(|| Self { root: root.to_owned(), watermark, commits })
+        (!commits.is_empty() || !marks.is_empty()).then(|| Self { root: root.to_owned(), watermark, commits, listed })
     }
 
     fn files(&self) -> impl Iterator<Item = &Value> {
-        self.commits.iter().flat_map(|m| m["files"].as_array().unwrap())
+        self.listed.iter().chain(self.commits.iter().flat_map(|m| m["files"].as_array().unwrap()))
     }
 
     /// Streamed tables that have a current version.
@@ -89,6 +100,22 @@ impl Lake {
         let mut before: Option<(u64, u64, u64)> = None;
         let mut names = HashSet::new();
         let mut seen = HashSet::new();
+        for file in &self.listed {
+            let (path, table, version) = (file["path"].as_str().unwrap(), file["table"].as_str().unwrap(), &file["version"]);
+            assert!(names.insert(path), "{path} is listed twice");
+            assert_eq!(std::fs::metadata(self.root.join(path)).unwrap().len(), file["bytes"].as_u64().unwrap(), "{path}");
+            let changes = self.changes_of(file);
+            assert_eq!(changes.len() as u64, file["rows"].as_u64().unwrap(), "{path}");
+            assert!(changes.is_sorted_by_key(|change| (change.lsn, change.seq)), "{path} is not in the order of positions");
+            for change in changes.iter().filter(|change| change.seq >= 1) {
+                assert!(
+                    seen.insert((table, version.clone(), change.lsn, change.seq)),
+                    "({:X}, {}) of {table} stands twice",
+                    change.lsn,
+                    change.seq
+                );
+            }
+        }
         for manifest in &self.commits {
             let (seq, epoch) = (manifest["seq"].as_u64().unwrap(), manifest["epoch"].as_u64().unwrap());
             let (after, through) = (lsn(manifest["after"].as_str().unwrap()), lsn(manifest["through"].as_str().unwrap()));
@@ -119,13 +146,15 @@ impl Lake {
                     } else {
                         assert!(change.seq >= 1, "{path}");
                         assert!((after..through).contains(&change.lsn), "{:X} of {path} outside {after:X}..{through:X}", change.lsn);
-                        assert!(seen.insert((table, change.lsn, change.seq)), "({:X}, {}) of {table} stands twice", change.lsn, change.seq);
+                        let at = (table, file["version"].clone(), change.lsn, change.seq);
+                        assert!(seen.insert(at), "({:X}, {}) of {table} stands twice", change.lsn, change.seq);
                     }
                 }
             }
         }
-        assert_eq!(before.unwrap().2, lsn(self.watermark["through"].as_str().unwrap()));
-        assert_eq!(before.unwrap().0, self.watermark["seq"].as_u64().unwrap());
+        let Some((seq, _, through)) = before else { return }; // all of it is in the checkpoint
+        assert_eq!(through, lsn(self.watermark["through"].as_str().unwrap()));
+        assert_eq!(seq, self.watermark["seq"].as_u64().unwrap());
     }
 
     fn changes_of(&self, file: &Value) -> Vec<Change> {

@@ -1,0 +1,189 @@
+//! `huella compact`: small files of closed days become large ones; what nobody needs any more is deleted.
+//!
+//! Owns: the order of the work, the report. Does not own: which files (`plan`), their rows (`rewrite`, `fold`), the record (`ledger`),
+//! deletion (`sweep`). The law is in `commit/PROTOCOL.md`, "Compaction".
+//! Invariants: the watermark and its commits are never written; the state of every table is the same before and after, whatever a
+//! crash leaves; several of these, a writer and readers may be at work at once.
+
+mod fold;
+mod input;
+mod keys;
+mod ledger;
+mod plan;
+mod rewrite;
+mod sweep;
+
+use crate::commit;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::lake::LiveFile;
+use crate::schema::version::TableSchema;
+use crate::table_name::TableName;
+use chrono::{NaiveDate, Utc};
+use indicatif::{ProgressBar, ProgressStyle};
+use ledger::{Ledger, Replacement};
+use rewrite::{Work, rewrite};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Replacements are made to count this often: each writes the list of all live files.
+const COMMIT_EVERY: Duration = Duration::from_secs(60);
+
+/// Compacts the days before `before` (today, if `None`).
+///
+/// # Errors
+/// `Kind::Usage` if `before` lies in the future; `Kind::Lake` if there is no lake, or a file is damaged (it is left as it is).
+pub async fn run(config: &Config, before: Option<NaiveDate>) -> Result<()> {
+    let now = Utc::now();
+    let before = before.unwrap_or_else(|| now.date_naive());
+    if before > now.date_naive() {
+        return Err(Error::usage(format!("--before {before}: only days that are over (UTC) can be compacted")));
+    }
+    let store = crate::store::open(&config.lake.url).await?;
+    let mut ledger = Ledger::open(Arc::clone(&store), config.compact.grace).await?;
+    // First the list as it is: from here on every file that is replaced stands in a checkpoint before.
+    ledger.commit(Vec::new()).await?;
+    let sum = |live: &[LiveFile]| (live.len() as u64, live.iter().map(|live| live.file.bytes).sum::<u64>());
+    let (files_before, bytes_before) = sum(&ledger.live);
+    let mut job = Job {
+        work: Work { store, file_size: config.compact.file_size, run: commit::random() },
+        schemas: HashMap::new(),
+        part: 0,
+        done: Vec::new(),
+        begun: Instant::now(),
+        grace: config.compact.grace,
+        void: 0,
+    };
+    job.compact(&mut ledger, &before.to_string()).await?;
+    let mut dropped = 0;
+    if let Some(age) = config.compact.fold_after {
+        dropped = job.fold(&mut ledger, &(now - age).date_naive().min(before).to_string()).await?;
+    }
+    let (files_after, bytes_after) = sum(&ledger.live);
+    let swept = sweep::sweep(&mut ledger, Utc::now()).await?;
+    tracing::info!(
+        files_before,
+        bytes_before,
+        files_after,
+        bytes_after,
+        rows_folded = dropped,
+        replaced_by_others = job.void,
+        files_deleted = swept.files,
+        bytes_deleted = swept.bytes,
+        manifests_deleted = swept.manifests,
+        files_waiting = swept.waiting,
+        %before,
+        "compacted"
+    );
+    Ok(())
+}
+
+struct Job {
+    work: Work,
+    schemas: HashMap<(TableName, u32), Arc<TableSchema>>,
+    part: u64,
+    /// Replacements that do not count yet.
+    done: Vec<Replacement>,
+    /// Since when.
+    begun: Instant,
+    grace: Duration,
+    /// Replacements that another process was quicker with.
+    void: usize,
+}
+
+impl Job {
+    async fn compact(&mut self, ledger: &mut Ledger, before: &str) -> Result<()> {
+        let groups = plan::groups(&ledger.live, before, self.work.file_size);
+        let bar = bar(groups.iter().flat_map(|group| &group.files).map(|live| live.file.bytes).sum(), "compacting");
+        for group in groups {
+            bar.set_message(format!("{} {}", group.table, group.day));
+            let schema = self.schema(&group.table, group.version).await?;
+            let new = rewrite(&self.work, &group, schema, None, &mut self.part).await?;
+            let rows = |files: &[LiveFile]| files.iter().map(|live| live.file.rows).sum::<u64>();
+            if rows(&new) != rows(&group.files) {
+                return Err(Error::bug(format!(
+                    "{} dt={}: {} rows became {}: nothing was replaced",
+                    group.table,
+                    group.day,
+                    rows(&group.files),
+                    rows(&new)
+                )));
+            }
+            self.done.push(Replacement { old: group.files.iter().map(|live| live.file.path.clone()).collect(), new });
+            bar.inc(group.files.iter().map(|live| live.file.bytes).sum());
+            if self.begun.elapsed() >= COMMIT_EVERY {
+                self.settle(ledger).await?;
+            }
+        }
+        bar.finish_and_clear();
+        self.settle(ledger).await
+    }
+
+    /// Drops rows that later old ones have made void; returns how many.
+    async fn fold(&mut self, ledger: &mut Ledger, before: &str) -> Result<u64> {
+        let mut dropped = 0;
+        let tables: Vec<(TableName, u32)> =
+            ledger.watermark.tables.iter().filter_map(|(name, mark)| Some((name.clone(), mark.version?))).collect();
+        let bar = bar(tables.len() as u64, "folding");
+        let cut = crate::publish::current(self.work.store.as_ref()).await?.map(|(cut, _)| cut.through);
+        for (table, version) in tables {
+            bar.set_message(table.to_string());
+            let schema = self.schema(&table, version).await?;
+            let Some(plan) = keys::plan(&self.work, &ledger.live, &schema, before, cut).await? else { continue };
+            let mut replacement = Replacement::default();
+            for group in plan.groups {
+                let untouched =
+                    group.files.iter().all(|live| plan.keep.get(&live.file.path).is_some_and(|bits| bits.count() == live.file.rows));
+                replacement.old.extend(group.files.iter().map(|live| live.file.path.clone()));
+                let mut new = if untouched {
+                    group.files
+                } else {
+                    let before: u64 = group.files.iter().map(|live| live.file.rows).sum();
+                    let new = rewrite(&self.work, &group, Arc::clone(&schema), Some(Arc::clone(&plan.keep)), &mut self.part).await?;
+                    dropped += before - new.iter().map(|live| live.file.rows).sum::<u64>();
+                    new
+                };
+                new.iter_mut().for_each(|live| live.folded = true);
+                replacement.new.extend(new);
+            }
+            self.done.push(replacement);
+            self.settle(ledger).await?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(dropped)
+    }
+
+    /// Makes what is done count.
+    async fn settle(&mut self, ledger: &mut Ledger) -> Result<()> {
+        let done = std::mem::take(&mut self.done);
+        let begun = std::mem::replace(&mut self.begun, Instant::now());
+        if done.is_empty() {
+            return Ok(());
+        }
+        // New files older than this could be swept by another process before they are named.
+        if begun.elapsed() >= self.grace {
+            return Err(Error::retry(
+                "compacting took longer than compact.grace, so its files may be swept meanwhile: start again, or raise it",
+            ));
+        }
+        self.void += ledger.commit(done).await?;
+        Ok(())
+    }
+
+    async fn schema(&mut self, table: &TableName, version: u32) -> Result<Arc<TableSchema>> {
+        if let Some(schema) = self.schemas.get(&(table.clone(), version)) {
+            return Ok(Arc::clone(schema));
+        }
+        let schema = Arc::new(commit::schema(self.work.store.as_ref(), table, version).await?);
+        self.schemas.insert((table.clone(), version), Arc::clone(&schema));
+        Ok(schema)
+    }
+}
+
+/// A bar on a terminal; nothing elsewhere.
+fn bar(length: u64, doing: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {wide_bar} {percent}% {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style).with_prefix(doing)
+}

@@ -1,0 +1,127 @@
+//! `huella publish`: one cut of all tables at one watermark, for BigQuery.
+//!
+//! Owns: the order of writing, what is left as it is. Does not own: the contents (`cut`).
+//! Invariants: a manifest names only files that are there, and keeps them there (`compact` deletes nothing that one names); manifests
+//! are written before the cut and never go back behind it: every write is conditional on what stood there before the
+//! lake was looked at, so of two publications at once one gives way; an unchanged lake writes nothing.
+
+mod cut;
+
+use crate::commit::{self, persist, put_changed};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::lake::{CUT, Cut, LiveFile, PUBLISHED, Watermark, manifest_path, reference_path};
+use crate::store::{Generation, Store, StoreError};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// The published cut, if there is one.
+///
+/// # Errors
+/// `Kind::Lake` if it cannot be read.
+pub async fn current(store: &dyn Store) -> Result<Option<(Cut, Generation)>> {
+    let Some(object) = persist("read the published cut", || store.get(CUT)).await? else { return Ok(None) };
+    let cut = Cut::parse(&object.body)
+        .map_err(|e| Error::lake("the published cut cannot be read; delete it, and publish again").with_source(e))?;
+    Ok(Some((cut, object.generation)))
+}
+
+/// Publishes the lake as it stands.
+///
+/// # Errors
+/// `Kind::Lake` if there is no lake; `Kind::Retry` if another publication was under way.
+pub async fn run(config: &Config) -> Result<()> {
+    let store = crate::store::open(&config.lake.url).await?;
+    let store = store.as_ref();
+    let begun = Instant::now();
+    // What stands there, before the lake is looked at: see the head of this file.
+    let former = current(store).await?;
+    let mut there: BTreeMap<String, Generation> = BTreeMap::new();
+    for meta in persist("list what is published", || store.list(PUBLISHED)).await? {
+        there.insert(meta.path, meta.generation);
+    }
+    let watermark = crate::files::begun(store).await?;
+    let (Some(through), Some(_)) = (watermark.through, &watermark.commit) else {
+        return Err(Error::lake("the lake has no commit yet: `huella run` makes the first"));
+    };
+    if let Some((former, _)) = &former
+        && former.through > through
+    {
+        tracing::warn!(former = %former.through, %through, "the lake's positions began anew (another cluster, or an earlier position)");
+    }
+    let live = commit::live(store, &watermark, true).await?;
+    let mut written = 0;
+    for table in tables(&watermark) {
+        let schema = commit::schema(store, table.0, table.1).await?;
+        written += u64::from(put_changed(store, &reference_path(table.0, table.1), cut::reference(&schema)?).await?);
+        failpoint::hit("publish.after_schema");
+    }
+    let manifests = manifests(store, &watermark, &live, &there);
+    for (path, body) in &manifests {
+        // Files that are replaced now outlive this by `grace`; a list older than that must not be published any more.
+        if begun.elapsed() * 2 >= config.compact.grace {
+            return Err(Error::retry("publishing took too long, so files may have been replaced meanwhile: start again"));
+        }
+        written += u64::from(put(store, path, body.clone(), there.get(path).copied()).await?);
+        failpoint::hit("publish.after_manifest");
+    }
+    let next = cut::cut(store, &watermark, through, &live, former.as_ref().map(|(cut, _)| cut))?;
+    if former.as_ref().is_none_or(|(former, _)| *former != next) {
+        written += u64::from(put(store, CUT, next.to_body(), former.map(|(_, generation)| generation)).await?);
+        failpoint::hit("publish.after_cut");
+    }
+    let (files, bytes) =
+        live.iter().filter(|live| live.is_current(&watermark)).fold((0u64, 0u64), |(n, b), live| (n + 1, b + live.file.bytes));
+    tracing::info!(through = %next.through, tables = next.tables.len(), files, bytes, written, "published");
+    Ok(())
+}
+
+/// Tables with their current versions.
+fn tables(watermark: &Watermark) -> impl Iterator<Item = (&crate::table_name::TableName, u32)> {
+    watermark.tables.iter().filter_map(|(name, mark)| Some((name, mark.version?)))
+}
+
+/// The manifests of current versions; and those of former ones that were published once, whose files compaction may have replaced.
+fn manifests(store: &dyn Store, watermark: &Watermark, live: &[LiveFile], there: &BTreeMap<String, Generation>) -> BTreeMap<String, Bytes> {
+    let mut wanted: BTreeSet<String> = tables(watermark).map(|(table, version)| manifest_path(table, version)).collect();
+    wanted.extend(there.keys().filter(|path| path.ends_with(".manifest")).cloned());
+    let mut lines: BTreeMap<String, String> = wanted.into_iter().map(|path| (path, String::new())).collect();
+    for live in live {
+        if let Some(text) = lines.get_mut(&manifest_path(&live.file.table, live.file.version)) {
+            text.push_str(&store.uri(&live.file.path));
+            text.push('\n');
+        }
+    }
+    lines.into_iter().map(|(path, text)| (path, text.into())).collect()
+}
+
+/// Writes an object in the place of exactly the one that stood there at the beginning; `false` if its content is the same.
+async fn put(store: &dyn Store, path: &str, body: Bytes, expected: Option<Generation>) -> Result<bool> {
+    let meanwhile = || Error::retry(format!("{path} was published by another process meanwhile: start again"));
+    loop {
+        let found = persist("read what is published", || store.get(path)).await?;
+        match (&found, expected) {
+            (Some(found), Some(expected)) if found.generation == expected && found.body == body => return Ok(false),
+            (Some(found), _) if Some(found.generation) != expected => {
+                // Our own write whose reply was lost, or one that says the same.
+                return if found.body == body { Ok(true) } else { Err(meanwhile()) };
+            }
+            (None, Some(_)) => return Err(meanwhile()),
+            _ => {}
+        }
+        let answer = match expected {
+            Some(expected) => store.replace_if(path, body.clone(), expected).await,
+            None => store.put_new(path, body.clone()).await,
+        };
+        match answer {
+            Ok(_) => return Ok(true),
+            Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
+            Err(_) => tokio::time::sleep(store.min_replace_interval().max(PAUSE)).await,
+        }
+    }
+}
+
+/// Between two looks at an object that could not be written plainly.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
