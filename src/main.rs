@@ -46,30 +46,39 @@ fn start(cli: Cli) -> Result<()> {
 
 async fn command(command: Command, config: Config) -> Result<()> {
     match command {
-        Command::Run(asked) => run(config, Mode { until_caught_up: asked.until_caught_up, resnapshot: asked.resnapshot }).await,
+        Command::Run(asked) => {
+            let mode = Mode { until_caught_up: asked.until_caught_up, resnapshot: asked.resnapshot };
+            stoppable(|stop| replicate::run(config, mode, stop)).await
+        }
         Command::Check => huella::check::command::run(&config).await,
         Command::Status(asked) => huella::status::run(&config, asked.json).await,
         Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
         Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,
         Command::Compact(asked) => huella::compact::run(&config, asked.before).await,
         Command::Publish => huella::publish::run(&config).await,
+        Command::Daily => stoppable(|stop| huella::daily::run(config, stop)).await,
+        Command::Dataform { command: Dataform::Run } => {
+            let config = &config;
+            stoppable(|stop| async move { huella::dataform::run(config, stop).await }).await
+        }
         Command::Dataform { command: Dataform::Generate(asked) } => huella::dataform::generate(&config, &asked.out).await,
         Command::Teardown(_) => huella::teardown::run(&config).await,
     }
 }
 
-async fn run(config: Config, mode: Mode) -> Result<()> {
+/// Runs something that can be asked to stop, which SIGTERM and SIGINT do.
+async fn stoppable<F: Future<Output = Result<()>>>(begin: impl FnOnce(watch::Receiver<bool>) -> F) -> Result<()> {
     let (ask, stop) = watch::channel(false);
-    let replicating = replicate::run(config, mode, stop);
-    tokio::pin!(replicating);
+    let running = begin(stop);
+    tokio::pin!(running);
     tokio::select! {
         biased;
-        ended = &mut replicating => return ended,
+        ended = &mut running => return ended,
         signal = terminated() => signal?,
     }
     tracing::info!("asked to stop: committing what is complete");
     ask.send_replace(true);
-    tokio::time::timeout(LEAVE_WITHIN, replicating).await.unwrap_or_else(|_| {
+    tokio::time::timeout(LEAVE_WITHIN, running).await.unwrap_or_else(|_| {
         Err(Error::retry("the lake or the source did not answer in time to commit; what was not committed is sent again at the next start"))
     })
 }
