@@ -64,8 +64,12 @@ pub enum Command {
     /// Write the manifests that BigQuery reads: one cut of all tables at one position
     #[command(after_help = "Example:\n  huella compact && huella publish\n\nAn unchanged table is not written again.")]
     Publish,
-    /// What the Dataform project needs to know of the lake
-    #[command(after_help = "Example:\n  huella dataform generate --out dataform/includes")]
+    /// Everything that a day needs: catalogues, compaction, one published cut, the Dataform run
+    #[command(after_help = "Example:\n  huella daily\n\nSafe to start twice and again at any time: every step that is done already is found done. A step that \
+        fails\nis told, and does not keep the others from being tried unless they need it.")]
+    Daily,
+    /// The Dataform project: what it needs to know of the lake, and running it
+    #[command(after_help = "Examples:\n  huella dataform generate --out dataform/includes\n  huella dataform run")]
     Dataform {
         /// What to do.
         #[command(subcommand)]
@@ -148,6 +152,10 @@ pub enum Dataform {
     #[command(after_help = "Example:\n  huella dataform generate --out dataform/includes\n\n\
         The file also keeps the tables' names in BigQuery stable: keep it under version control.")]
     Generate(Generate),
+    /// Compile the repository with the published cut, run it, wait, and report each action
+    #[command(after_help = "Example:\n  huella publish && huella dataform run\n\n\
+        A cut that was merged is not merged again; a run that goes on is waited for.")]
+    Run,
 }
 
 /// `dataform generate`.

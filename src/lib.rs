@@ -9,6 +9,7 @@ pub mod cli;
 pub mod commit;
 pub mod compact;
 pub mod config;
+pub mod daily;
 pub mod dataform;
 pub mod error;
 pub mod failpoint;

@@ -57,6 +57,11 @@ async fn command(command: Command, config: Config) -> Result<()> {
         Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,
         Command::Compact(asked) => huella::compact::run(&config, asked.before).await,
         Command::Publish => huella::publish::run(&config).await,
+        Command::Daily => stoppable(|stop| huella::daily::run(config, stop)).await,
+        Command::Dataform { command: Dataform::Run } => {
+            let config = &config;
+            stoppable(|stop| async move { huella::dataform::run(config, stop).await }).await
+        }
         Command::Dataform { command: Dataform::Generate(asked) } => huella::dataform::generate(&config, &asked.out).await,
         Command::Teardown(_) => huella::teardown::run(&config).await,
     }

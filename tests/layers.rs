@@ -31,6 +31,7 @@ const ROOMS: &[&str] = &[
     "compact",
     "dataform",
     "teardown",
+    "daily",
     "cli",
 ];
 

@@ -186,6 +186,8 @@ pub struct Dataform {
     pub tags: Vec<String>,
     /// Account that runs them.
     pub service_account: Option<String>,
+    /// The service's URL; `None`: Google's.
+    pub endpoint: Option<String>,
 }
 
 impl Config {

@@ -161,6 +161,9 @@ impl Dataform {
             repository,
             code: release.map(Code::ReleaseConfig).unwrap_or_else(|| Code::GitCommitish(commitish.unwrap_or_default())),
             tags: reader.texts("dataform.tags", "tags", is_text),
+            endpoint: reader.text("dataform.endpoint", "must be an https:// or http:// URL", |url| {
+                url.parse::<url::Url>().is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.has_host())
+            }),
             service_account: reader.text("dataform.service_account", "must be a service account's address", |address| {
                 address.split_once('@').is_some_and(|(name, host)| is_word(name, "-.") && is_word(host, "-."))
             }),

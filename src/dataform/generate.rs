@@ -19,6 +19,8 @@ use std::path::Path;
 
 /// Name of the file.
 const FILE: &str = "huella_tables.json";
+/// Where the lake keeps the same.
+const LAKE_PATH: &str = "state/huella_tables.json";
 /// Number of the file's form.
 const FORM: u32 = 1;
 
@@ -92,6 +94,23 @@ pub async fn run(config: &Config, out: &Path) -> Result<()> {
     let mut lines = vec![format!("{}: {} tables", path.display(), document.tables.len())];
     lines.extend(changes(before.as_ref(), &document));
     crate::stdout::line(&lines.join("\n"))
+}
+
+/// The same document in the lake, where the next day's job finds what this one had; returns what changed, one line a table.
+///
+/// # Errors
+/// `Kind::Lake` if there is no lake.
+pub async fn publish(bigquery: &BigQuery, config: &Config, store: &dyn Store) -> Result<Vec<String>> {
+    let there = commit::persist("read the lake's table list", || store.get(LAKE_PATH)).await?;
+    // One that cannot be read is written anew: it only serves to tell what changed.
+    let before: Option<Document> = there.as_ref().and_then(|object| serde_json::from_slice(&object.body).ok());
+    let now = document(config, bigquery, store, before.as_ref()).await?;
+    if before.as_ref() == Some(&now) {
+        return Ok(Vec::new());
+    }
+    let body = serde_json::to_vec_pretty(&now).map_err(|e| Error::bug("writing JSON").with_source(e))?;
+    commit::put_or_replace(store, LAKE_PATH, body.into()).await?;
+    Ok(changes(before.as_ref(), &now))
 }
 
 /// Writes beside the file, then renames.
