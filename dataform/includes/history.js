@@ -6,7 +6,7 @@ const target = require("./target.js");
 
 const OWN = ["_op", "_commit_lsn", "_seq", "_commit_ts", "_xid", "_unchanged", "_old_key"].map(quoted);
 
-// The window is everything above the huella_last merge; after a new snapshot also the rows of that snapshot, which may lie behind it.
+// The window is everything above the last merge; after a new snapshot also the rows of that snapshot, which may lie behind it.
 // What lies in the window is replaced as a whole, so a window that overlaps what is there (state restored to an earlier point) changes nothing.
 // The rows are read into a temporary table first: inside a transaction an external table may not be read.
 function script(spec, at, cut) {
@@ -20,7 +20,7 @@ IF huella_due THEN
 ${target.reshape(spec, at)}
 
   -- Other rules, or a target that knows nothing: everything since the snapshot. A new snapshot alone: what is new, and the snapshot.
-  SET huella_lo = IF(huella_afresh OR (huella_rebuild AND huella_snap = huella_merged_snap), huella_snap, merged);
+  SET huella_lo = IF(huella_afresh OR (huella_rebuild AND huella_snap = huella_merged_snap), huella_snap, huella_merged);
   SET huella_lo_seq = IF(huella_lo = huella_snap AND huella_rebuild, -2, 0);
   SET huella_from_dt = IF(huella_rebuild, ${fromSnapshot}, ${named});
   SET huella_from_dt = IF(huella_afresh, huella_from_dt, LEAST(huella_from_dt, ${named}));

@@ -4,7 +4,8 @@ const generated = require("./huella_tables.json");
 const rules = require("./cleaning.js");
 const sql = require("./sql.js");
 
-const OWN_COLUMNS = ["_op", "_commit_lsn", "_seq", "_commit_ts", "_xid", "_unchanged", "_old_key", "_exceptions"];
+// Names that silver's scripts use beside a table's own: metadata, the hive key, variables and scratch columns.
+const OWN_NAMES = /^(_op|_commit_lsn|_seq|_commit_ts|_xid|_unchanged|_old_key|_exceptions|_deleted|dt|huella_.*|_h_.*)$/i;
 
 // Ten thousand partitions are BigQuery's limit; a thousand of this width hold keys up to a hundred million, and keys beyond
 // them share one more partition, which clustering still narrows.
@@ -46,8 +47,8 @@ function join(table, rule) {
     if (own.clean || own.references || own.min !== undefined || own.plausible_date || own.required) mustExist(name, "a rule");
   }
   table.key.forEach(name => mustExist(name, "a key"));
-  const clash = table.columns.find(column => OWN_COLUMNS.concat("_deleted").includes(column.name.toLowerCase()));
-  if (clash) refuse(`${table.source} has a column ${clash.name}: the name is huella's own`);
+  const clash = table.columns.find(column => OWN_NAMES.test(column.name));
+  if (clash) refuse(`${table.source} has a column ${clash.name} in includes/huella_tables.json: the name is huella's own`);
   const keyColumns = table.key.map(name => columns.find(column => column.name === name));
   const flags = Object.entries(rule.flags || {}).map(([name, flag]) => ({ name, ...flag }));
   if (rule.partition && rule.partition.column) mustExist(rule.partition.column, "a partition");
@@ -131,4 +132,4 @@ function live(ref, name) {
   return find(name).soft ? `(SELECT * FROM ${rows} WHERE NOT \`_deleted\`)` : rows;
 }
 
-module.exports = { ...model, OWN_COLUMNS, describe, cutOf, parseCut, live, find };
+module.exports = { ...model, describe, cutOf, parseCut, live, find };
