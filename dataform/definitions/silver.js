@@ -10,8 +10,7 @@ huella.tables.forEach(spec => {
     description: spec.description,
     columns: words.silverColumns(spec),
   }).queries(ctx => {
-    ctx.ref(huella.raw, spec.name); // the external table is made first
     // One string, hence one job: variables, temporary tables and the transaction belong together.
-    return [silver.script(huella, spec, huella.cutOf(cut, spec))];
+    return [silver.script(huella, spec, huella.cutOf(cut, spec), ctx.self(), ctx.ref(huella.raw, spec.name))];
   });
 });

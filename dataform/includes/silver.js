@@ -1,24 +1,26 @@
 // Which script a table needs, and why one of them only says what is wrong.
-const { literal } = require("./sql.js");
+const { literal, sibling } = require("./sql.js");
 const merge = require("./merge.js");
 const history = require("./history.js");
 const target = require("./target.js");
 
-// `at`: where things are in BigQuery, as quoted paths.
-function places(model, spec) {
+const STATE = "huella_merges";
+
+// `at`: where things are. All from the paths that Dataform gives, so that a workspace's suffixes and prefixes hold for the state as well.
+function places(model, self, raw) {
+  const [name, ...dataset] = self.replace(/`/g, "").split(".").reverse();
   return {
-    name: spec.name,
+    name, raw,
     lake: model.lake,
-    raw: `\`${model.project}.${model.raw}.${spec.name}\``,
-    target: `\`${model.project}.${model.silver}.${spec.name}\``,
-    state: `\`${model.project}.${model.silver}.huella_merges\``,
-    information: `\`${model.project}.${model.silver}\`.INFORMATION_SCHEMA.TABLES`,
+    target: self,
+    state: sibling(self, STATE),
+    information: `\`${dataset.reverse().join(".")}\`.INFORMATION_SCHEMA.TABLES`,
   };
 }
 
 // `cut` is null where there is nothing to merge: the tables are made, so that gold compiles and runs, and nothing moves.
-function script(model, spec, cut) {
-  const at = places(model, spec);
+function script(model, spec, cut, self, raw) {
+  const at = places(model, self, raw);
   if (!cut) return target.prepare(spec, at);
   if (cut.version !== spec.version) {
     // Types and columns of another version: a merge would fill the target with cells it cannot hold, or leave columns out.
@@ -27,4 +29,7 @@ function script(model, spec, cut) {
   return spec.keyed ? merge.script(spec, at, cut) : history.script(spec, at, cut);
 }
 
-module.exports = { script, places };
+// The day of the last merged cut, read beside the silver table at `path`.
+const mergedDay = path => `(SELECT MAX(cut_dt) FROM ${sibling(path, STATE)})`;
+
+module.exports = { script, mergedDay };

@@ -17,6 +17,9 @@ const quoted = name => "`" + name + "`";
 
 const literal = text => "'" + String(text).replace(/\\/g, "\\\\").replace(/'/g, "\\'").replace(/\n/g, "\\n") + "'";
 
+// The path of another table in the same dataset.
+const sibling = (path, name) => path.replace(/[^.`]+(`?)$/, `${name}$1`);
+
 // The exception text of a column. Lake names match [A-Za-z_][A-Za-z0-9_]*, so they need no escaping in a JSON path.
 const exception = (column, alias = "") => `JSON_VALUE(${alias}\`_exceptions\`, '$.${column}')`;
 
@@ -59,5 +62,5 @@ function fingerprint(value) {
 
 module.exports = {
   TOASTABLE, EXCEPTIONAL, CLUSTERABLE, ORDERED,
-  quoted, literal, exception, leftOut, keyExpression, plainKey, above, atOrAbove, below, fingerprint,
+  quoted, literal, sibling, exception, leftOut, keyExpression, plainKey, above, atOrAbove, below, fingerprint,
 };

@@ -20,10 +20,11 @@ readline.createInterface({ input: process.stdin }).on("line", line => {
     const huella = load("huella.js");
     const model = huella.describe({ generated, rules: chosen(ruleset, source) });
     const spec = model.tables.find(table => table.source === source);
-    const { raw, target } = load("silver.js").places(model, spec);
+    const raw = `\`${model.project}.${model.raw}.${spec.name}\``;
+    const target = `\`${model.project}.${model.silver}.${spec.name}\``;
     answer = {
       raw: load("raw.js").externalTable(spec, raw),
-      script: load("silver.js").script(model, spec, huella.cutOf(cut, spec)),
+      script: load("silver.js").script(model, spec, huella.cutOf(cut, spec), target, raw),
       target,
     };
   } catch (error) {
