@@ -85,7 +85,7 @@ function lsn(value, what) {
 }
 
 function date(value, what) {
-  if (value === null || value === undefined) return null;
+  if (value === null || value === undefined || value === "") return null;
   if (typeof value === "string" && /^\d{4}-\d{2}-\d{2}$/.test(value)) return value;
   return refuse(`huella_cut: ${what} is ${JSON.stringify(value)}, not a date`);
 }
@@ -95,7 +95,8 @@ function cutOf(cut, spec) {
   const own = cut && cut.tables && cut.tables[spec.source];
   if (!own) return null;
   const through = lsn(cut.through, "through");
-  const snapshot = lsn(own.snapshot, `${spec.source}'s snapshot`);
+  // -1 or nothing: the table was never copied, its stream is all there is.
+  const snapshot = own.snapshot === -1 ? null : lsn(own.snapshot, `${spec.source}'s snapshot`);
   const at = {
     version: own.version,
     commit: cut.commit || "",

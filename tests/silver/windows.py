@@ -77,6 +77,11 @@ WINDOWS = {
         W(snapshot(10, (1, "old", 1, 1)), 10, 10, None),
         W([row("DELETE", 20, 1, 1), row("INSERT", 20, 2, 1, None, None, 3), update(21, 1, 1, c=4, n=5, unchanged='["a"]')], 30, 10, [(1, None, 5, 4, None)]),
     ],
+    "a row that arrives under a key of an earlier life brings its own values": [
+        W(snapshot(10, X1, Y2), 10, 10, None),
+        W([update(15, 1, 2, "y2", 3, 3)], 20, 10, None),
+        W([row("DELETE", 25, 1, 2)] + key_change(25, 2, 1, 2, 4), 30, 10, [(2, "x", 1, 4, None)]),
+    ],
     "a TRUNCATE in mid-transaction": [
         W(snapshot(10, X1, Y2), 10, 10, None),
         W([update(20, 1, 1, "z", 3, 3), row("INSERT", 20, 2, 3, "w", 1, 1), row("TRUNCATE", 20, 3), row("INSERT", 20, 4, 1, "v", 9, 9)], 30, 10, [(1, "v", 9, 9, None)]),
@@ -159,6 +164,10 @@ WINDOWS = {
         W([update(35, 1, 1, a="B", c=1, unchanged='["n"]')], 40, 10,
           [(1, "b", -5, 2, None, True), (2, None, None, 8, {"n": "NaN", "a": "\\xff"}, False), (3, "none", 0, None, None, False)], ruleset="cleaned"),
         W([], 40, 10, [(1, "B", -5, 1, None), (2, None, None, 7, {"n": "NaN", "a": "\\xff"}), (3, None, None, None, None)], ruleset="cleaned_otherwise"),
+    ],
+    "a stream whose first copy says -1, as huella writes it": [
+        W([row("INSERT", 20, 1, 1, "x", 1, 1)], 30, -1, [(1, "x", 1, 1, None)], snapshot_dt="2026-01-02"),
+        W(snapshot(40, Y2), 50, 40, [(2, "y", 2, 2, None)]),
     ],
     "a stream without a copy": [
         W([row("INSERT", 20, 1, 1, "x", 1, 1), row("INSERT", 20, 2, 2, "y", 2, 2)], 30, None, [(1, "x", 1, 1, None), (2, "y", 2, 2, None)], snapshot_dt=None),
