@@ -7,6 +7,9 @@ const sql = require("./sql.js");
 // Names that silver's scripts use beside a table's own: metadata, the hive key, variables and scratch columns.
 const OWN_NAMES = /^(_op|_commit_lsn|_seq|_commit_ts|_xid|_unchanged|_old_key|_exceptions|_deleted|dt|huella_.*|_h_.*)$/i;
 
+// The table beside silver's tables that says what was merged.
+const STATE = "huella_merges";
+
 // Ten thousand partitions are BigQuery's limit; a thousand of this width hold keys up to a hundred million, and keys beyond
 // them share one more partition, which clustering still narrows.
 const KEY_RANGE = { start: 0, end: 100000000, interval: 100000 };
@@ -21,6 +24,7 @@ function describe(documents) {
   if (format !== 1) refuse(`includes/huella_tables.json has format ${format}, this project reads format 1: use the huella and the Dataform project of one release`);
   const specs = tables.map(table => join(table, documents.rules[table.source] || {}));
   const names = new Set(specs.map(spec => spec.name.toLowerCase()));
+  if (names.has(STATE)) refuse(`a table is called ${STATE} in BigQuery, which is the name of silver's own state`);
   if (names.size !== specs.length) refuse("two tables of includes/huella_tables.json have the same name in BigQuery");
   for (const spec of specs) {
     for (const column of spec.columns) {
@@ -72,6 +76,7 @@ function partition(spec, wish) {
   const column = spec.columns.find(other => other.name === wish.column);
   if (column.silver === "INT64") return { ...KEY_RANGE, ...wish };
   if (!["DATE", "DATETIME", "TIMESTAMP"].includes(column.silver)) refuse(`cleaning.js: ${spec.source} cannot be partitioned by ${column.name} of type ${column.silver}`);
+  if (wish.by && !["DAY", "MONTH", "YEAR"].includes(wish.by)) refuse(`cleaning.js: ${spec.source} cannot be partitioned by ${wish.by}`);
   // By month: a merge may touch at most 4,000 partitions, which dates of eleven years by day would exceed.
   return { column: column.name, type: column.silver, by: wish.by || "MONTH" };
 }
@@ -133,4 +138,4 @@ function live(ref, name) {
   return find(name).soft ? `(SELECT * FROM ${rows} WHERE NOT \`_deleted\`)` : rows;
 }
 
-module.exports = { ...model, describe, cutOf, parseCut, live, find };
+module.exports = { ...model, STATE, describe, cutOf, parseCut, live, find };

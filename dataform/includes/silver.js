@@ -3,8 +3,7 @@ const { literal, sibling } = require("./sql.js");
 const merge = require("./merge.js");
 const history = require("./history.js");
 const target = require("./target.js");
-
-const STATE = "huella_merges";
+const { STATE } = require("./huella.js");
 
 // `at`: where things are. All from the paths that Dataform gives, so that a workspace's suffixes and prefixes hold for the state as well.
 function places(model, self, raw) {

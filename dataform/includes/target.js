@@ -19,7 +19,9 @@ function storage(spec) {
   if (!spec.keyed) return "PARTITION BY DATE(`_commit_ts`) CLUSTER BY `_commit_lsn`";
   const clauses = [];
   const p = spec.partition;
-  if (p && p.by) clauses.push(`PARTITION BY ${p.type}_TRUNC(${quoted(p.column)}, ${p.by})`);
+  // A DATE by day is the column itself: DATE_TRUNC takes months and years only.
+  if (p && p.type === "DATE" && p.by === "DAY") clauses.push(`PARTITION BY ${quoted(p.column)}`);
+  else if (p && p.by) clauses.push(`PARTITION BY ${p.type}_TRUNC(${quoted(p.column)}, ${p.by})`);
   else if (p) clauses.push(`PARTITION BY RANGE_BUCKET(${quoted(p.column)}, GENERATE_ARRAY(${p.start}, ${p.end}, ${p.interval}))`);
   if (spec.cluster.length) clauses.push(`CLUSTER BY ${spec.cluster.map(quoted).join(", ")}`);
   return clauses.join(" ");
@@ -90,7 +92,7 @@ function reshape(spec, at) {
 }
 
 // The first dt that can hold rows of the window. dt is a commit's date, and commit times are not ordered like LSNs: a day's
-// margin, and less still if \`publish\` saw an earlier file.
+// margin, and less still if `publish` saw an earlier file.
 function firstDt(cut) {
   const margin = `DATE_SUB(${recorded("cut_dt", "DATE")}, INTERVAL 1 DAY)`;
   const named = cut.fromDt.length

@@ -122,7 +122,7 @@ class Proxy:
                 try:
                     body = proxy.prepare(self.command, path, body)
                     status, answer_headers, answer = proxy.call(self.command, path, body or None, headers)
-                except Refused as refusal:
+                except (Refused, OSError, http.client.HTTPException) as refusal:
                     status, answer_headers = 400, [("Content-Type", "application/json")]
                     answer = json.dumps({"error": {"code": 400, "message": str(refusal), "errors": [{"reason": "invalid", "message": str(refusal)}]}}).encode()
                 self.send_response(status)
@@ -137,6 +137,7 @@ class Proxy:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a client that hung up reads no answer
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
