@@ -9,7 +9,8 @@
 //                    leaves a large value out must find it
 //   columns.<name>
 //     description    shown in BigQuery; may name a column that is excluded at the source
-//     clean          from the raw cell's SQL to the silver cell's, same type; not for columns of the key. It sees this one cell only
+//     clean          from the raw cell's SQL to the silver cell's, same type (of JSON, its text); not for columns of the
+//                    key. It sees this one cell only
 //     required       check: not NULL
 //     references     check: { table, strict }, the column's value exists as that table's key
 //     min            check: not below this

@@ -28,9 +28,10 @@ function describe(documents) {
   if (names.size !== specs.length) refuse("two tables of includes/huella_tables.json have the same name in BigQuery");
   for (const spec of specs) {
     for (const column of spec.columns) {
-      if (column.references && !specs.some(other => other.source === column.references.table)) {
-        refuse(`cleaning.js: ${spec.source}.${column.name} refers to ${column.references.table}, which includes/huella_tables.json does not have`);
-      }
+      if (!column.references) continue;
+      const other = specs.find(candidate => candidate.source === column.references.table);
+      if (!other) refuse(`cleaning.js: ${spec.source}.${column.name} refers to ${column.references.table}, which includes/huella_tables.json does not have`);
+      if (other.key.length !== 1) refuse(`cleaning.js: ${spec.source}.${column.name} refers to ${other.source}, whose key is not one column`);
     }
   }
   return { project, location, raw: raw_dataset, silver: silver_dataset, lake, tables: specs };
