@@ -5,7 +5,7 @@ const rules = require("./cleaning.js");
 const sql = require("./sql.js");
 
 // Names that silver's scripts use beside a table's own: metadata, the hive key, variables and scratch columns.
-const OWN_NAMES = /^(_op|_commit_lsn|_seq|_commit_ts|_xid|_unchanged|_old_key|_exceptions|_deleted|dt|huella_.*|_h_.*)$/i;
+const OWN_NAMES = /^(_op|_commit_lsn|_seq|_commit_ts|_xid|_unchanged|_old_key|_exceptions|dt|huella_.*|_h_.*)$/i;
 
 // The table beside silver's tables that says what was merged.
 const STATE = "huella_merges";
@@ -52,7 +52,7 @@ function join(table, rule) {
     if (own.clean || own.references || own.min !== undefined || own.plausible_date || own.required) mustExist(name, "a rule");
   }
   table.key.forEach(name => mustExist(name, "a key"));
-  const clash = table.columns.find(column => OWN_NAMES.test(column.name));
+  const clash = table.columns.find(column => OWN_NAMES.test(column.name) || (rule.soft_delete && column.name.toLowerCase() === "_deleted"));
   if (clash) refuse(`${table.source} has a column ${clash.name} in includes/huella_tables.json: the name is huella's own`);
   const keyColumns = table.key.map(name => columns.find(column => column.name === name));
   const flags = Object.entries(rule.flags || {}).map(([name, flag]) => ({ name, ...flag }));

@@ -75,7 +75,7 @@ SET huella_afresh = huella_last IS NULL OR huella_merged_version != ${cut.versio
 SET huella_rebuild = huella_afresh OR huella_snap != huella_merged_snap OR ${recorded("rules", "STRING")} != ${literal(rules)};
 -- Twice or late: nothing happens. LSNs are compared within one version only; a reset of the cluster begins new versions.
 SET huella_due = huella_last IS NULL OR ${cut.version} > huella_merged_version
-  OR (${cut.version} = huella_merged_version AND (huella_hi > huella_merged OR (huella_hi = huella_merged AND huella_rebuild) OR ${recorded("target_created", "INT64")} IS DISTINCT FROM huella_target_created));
+  OR (${cut.version} = huella_merged_version AND (huella_hi > huella_merged OR (huella_hi = huella_merged AND huella_snap >= huella_merged_snap AND huella_rebuild) OR ${recorded("target_created", "INT64")} IS DISTINCT FROM huella_target_created));
 `;
 }
 

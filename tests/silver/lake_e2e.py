@@ -248,6 +248,20 @@ def given_lake(lake, tables, dsn):
         print(f"holds  Silver is the source, cell for cell: {silver.equal(dsn)} rows at {through}")
 
 
+def said(check):
+    """The exit code; a false claim is said in one line."""
+    try:
+        check()
+    except AssertionError as error:
+        print(f"FALSE  Silver is the source: {error}", flush=True)
+        return 1
+    return 0
+
+
+def prove(binary):
+    return said(lambda: made_lake(str(pathlib.Path(binary).resolve())))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--huella", help="a huella binary: make everything")
@@ -256,17 +270,11 @@ def main():
     parser.add_argument("--dsn", help="the source, standing still")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        if arguments.huella:
-            made_lake(str(pathlib.Path(arguments.huella).resolve()))
-        elif arguments.lake and arguments.tables and arguments.dsn:
-            given_lake(arguments.lake, arguments.tables, arguments.dsn)
-        else:
-            parser.error("--huella, or all of --lake, --tables and --dsn")
-    except AssertionError as error:
-        print(f"FALSE  {error}")
-        return 1
-    return 0
+    if arguments.huella:
+        return prove(arguments.huella)
+    if not (arguments.lake and arguments.tables and arguments.dsn):
+        parser.error("--huella, or all of --lake, --tables and --dsn")
+    return said(lambda: given_lake(arguments.lake, arguments.tables, arguments.dsn))
 
 
 if __name__ == "__main__":

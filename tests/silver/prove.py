@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 
+import lake_e2e
 from stack import Stack, die_with_parent
 
 # Groups run side by side, each in a process of its own with an emulator of its own: translating SQL is what takes the time.
 GROUPS = ["chain", "windows-hard", "windows-soft", "shapes", "histories"]
 # Against hanging, not against slowness: several times what they take on an idle machine.
-GROUP_SECONDS = {"chain": 1200, "windows-hard": 900, "windows-soft": 900, "shapes": 600, "histories": 600, "mutants": 1800}
+GROUP_SECONDS = {"chain": 1200, "windows-hard": 900, "windows-soft": 900, "shapes": 600, "histories": 600, "mutants": 1800, "lake": 900}
 HISTORY_SECONDS = 90  # allowed for each history beyond the defaults, on a busy machine
 
 
@@ -110,7 +111,7 @@ def side_by_side(groups, arguments):
         while waiting or running:
             while waiting and len(running) < max(2, (os.cpu_count() or 2) // 2):
                 group = waiting.pop(0)
-                child = subprocess.Popen([sys.executable, __file__, "--group", group, "--seeds", str(arguments.seeds), "--first", str(arguments.first)],
+                child = subprocess.Popen([sys.executable, __file__, "--group", group, "--seeds", str(arguments.seeds), "--first", str(arguments.first), *(["--huella", arguments.huella] if arguments.huella else [])],
                                          stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
                 reader = threading.Thread(target=copy, args=(child.stdout,), daemon=True)
                 reader.start()
@@ -141,7 +142,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="how many random histories (about ten seconds each)")
     parser.add_argument("--first", type=int, default=0, help="the first history's seed")
     parser.add_argument("--mutants", action="store_true", help="also put faults into the generator, and see that they are noticed (two minutes more)")
-    parser.add_argument("--group", choices=GROUPS + ["mutants"], help="one group only")
+    parser.add_argument("--huella", metavar="BINARY", help="also prove silver through a real lake: a private PostgreSQL, and this huella's run, publish and dataform generate")
+    parser.add_argument("--group", choices=GROUPS + ["mutants", "lake"], help="one group only")
     arguments = parser.parse_args()
     # So that `with` and `finally` end what was started, whoever stops us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -149,10 +151,12 @@ def main():
         "chain": chain_group, "windows-hard": lambda: windows_group(False), "windows-soft": lambda: windows_group(True),
         "shapes": shapes_group, "histories": lambda: histories_group(arguments.seeds, arguments.first), "mutants": mutants_group,
     }
+    if arguments.group == "lake":
+        return lake_e2e.prove(arguments.huella)
     if arguments.group:
         return 0 if alone[arguments.group]() else 1
     start = time.monotonic()
-    held = side_by_side(GROUPS + (["mutants"] if arguments.mutants else []), arguments)
+    held = side_by_side(GROUPS + ["mutants"] * arguments.mutants + ["lake"] * bool(arguments.huella), arguments)
     print(f"{'every claim holds' if held else 'a claim is FALSE'} ({time.monotonic() - start:.0f} s)")
     return 0 if held else 1
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves the Dataform project: one line for each claim, exit code 1 if one is false.
-#   tests/silver/run.sh [--seeds N] [--first SEED] [--mutants] [--group NAME]
+#   tests/silver/run.sh [--seeds N] [--first SEED] [--mutants] [--huella BINARY] [--group NAME]
 set -euo pipefail
-cd "$(dirname "$0")"
-./setup.sh
-exec ../../.stack/silver/venv/bin/python prove.py "$@"
+here=$(cd "$(dirname "$0")" && pwd)
+"$here/setup.sh"
+exec "$here/../../.stack/silver/venv/bin/python" "$here/prove.py" "$@"

@@ -94,6 +94,7 @@ WINDOWS = {
         W(snapshot(10, X1, Y2), 10, 10, None),
         W([update(40, 1, 2, c=5, unchanged=BOTH), row("INSERT", 41, 1, 3, "w", 1, 1), row("DELETE", 42, 1, 3)], 50, 10, [(1, "x", 1, 1, None), (2, "y", 2, 5, None)]),
         W(snapshot(30, (1, "mended", 1, 1), Y2), 50, 30, [(1, "mended", 1, 1, None), (2, "y", 2, 5, None)]),
+        W([], 50, 10, [(1, "mended", 1, 1, None), (2, "y", 2, 5, None)]),
     ],
     "a commit record that begins where the last cut ended": [
         W(snapshot(10, X1), 20, 10, None),
