@@ -151,7 +151,8 @@ class Postgres:
         if os.getuid() == 0:
             user = next((name for name in ("postgres", "nobody") if name in {entry.pw_name for entry in pwd.getpwall()}))
             entry = pwd.getpwnam(user)
-            self.lend = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+            # With the new user the kernel forgets what die_with_parent asked for.
+            self.lend = ["setpriv", "--pdeathsig=KILL", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
             os.chown(self.folder, entry.pw_uid, entry.pw_gid)
             for parent in (self.folder, *self.folder.parents):
                 if parent == pathlib.Path("/tmp"):
