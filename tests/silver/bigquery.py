@@ -1,4 +1,5 @@
 """A client for the one thing the tests ask of BigQuery: run this SQL, give me the rows."""
+
 import http.client
 import json
 

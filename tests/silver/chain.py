@@ -1,6 +1,8 @@
 """The whole chain on the foundation's tables: lake, `dataform run`, silver, checks, gold. And what surrounds it: manifests, what a merge reads."""
+
 import os
 
+import expected
 import foundation
 import grammar
 from bigquery import QueryFailed
@@ -41,12 +43,12 @@ class Chain:
         self.project = Project(stack.scratch / "project", self.source.generated(), self.cut)
 
     def same(self):
-        silver = foundation.silver_differences(self.stack.query, self.source)
+        silver = expected.silver_differences(self.stack.query, self.source)
         require(not silver, "\n".join(silver))
         return sum(map(len, self.source.rows.values()))
 
     def same_gold(self):
-        wrong = foundation.gold_differences(self.stack.query, self.source, self.cut["dt"])
+        wrong = expected.gold_differences(self.stack.query, self.source, self.cut["dt"])
         require(not wrong, "\n".join(wrong))
 
     def day(self):
@@ -71,7 +73,10 @@ class Chain:
                     schema = action["target"]["schema"]
                     described = action.get("actionDescriptor", {})
                     require(schema == "raw" or described.get("description"), f"{schema}.{action['target']['name']} has no description")
-                    require(schema not in ("silver", "gold") or all(column.get("description") for column in described["columns"]), f"{schema}.{action['target']['name']} has a column without description")
+                    require(
+                        schema not in ("silver", "gold") or all(column.get("description") for column in described["columns"]),
+                        f"{schema}.{action['target']['name']} has a column without description",
+                    )
         return f"{statements} statements"
 
     def first_run(self):
@@ -81,7 +86,9 @@ class Chain:
         graph, _ = self.project.compile()
         for action in graph["tables"]:
             name = action["target"]["name"]
-            columns = set(row[0] for row in self.stack.query(f"SELECT column_name FROM `p.gold`.INFORMATION_SCHEMA.COLUMNS WHERE table_name = '{name}'"))
+            columns = set(
+                row[0] for row in self.stack.query(f"SELECT column_name FROM `p.gold`.INFORMATION_SCHEMA.COLUMNS WHERE table_name = '{name}'")
+            )
             described = {column["path"][0] for column in action["actionDescriptor"]["columns"]}
             require(columns == described, f"gold.{name} has {columns ^ described} without description, or described without being there")
         return f"{self.same()} rows"
@@ -89,7 +96,7 @@ class Chain:
     def gold(self):
         """Gold's figures are those of plain SQL on the source"""
         self.same_gold()
-        return f"{len(foundation.FIGURES)} queries"
+        return f"{len(expected.FIGURES)} queries"
 
     def later_runs(self):
         """A day's changes, catalogues copied beyond the cut: silver and gold follow, and nothing is rebuilt"""
@@ -99,7 +106,10 @@ class Chain:
         run(self.project, self.stack, "silver", "gold")
         rows = self.same()
         self.same_gold()
-        require(born == dict(self.stack.query("SELECT table_name, MAX(UNIX_MICROS(target_created)) FROM `p.silver.huella_merges` GROUP BY table_name")), "a target was made anew")
+        require(
+            born == dict(self.stack.query("SELECT table_name, MAX(UNIX_MICROS(target_created)) FROM `p.silver.huella_merges` GROUP BY table_name")),
+            "a target was made anew",
+        )
         return f"{rows} rows"
 
     def again(self):
@@ -121,7 +131,9 @@ class Chain:
         self.same()
         self.day()
         graph, _ = self.project.compile()
-        [script] = next(action["queries"] for action in graph["operations"] if (action["target"]["schema"], action["target"]["name"]) == ("silver", "donaciones"))
+        [script] = next(
+            action["queries"] for action in graph["operations"] if (action["target"]["schema"], action["target"]["name"]) == ("silver", "donaciones")
+        )
         # The same script up to the scan, asked where it would begin to read.
         opening = script[: script.index("CREATE OR REPLACE TEMP TABLE")] + "SELECT CAST(huella_from_dt AS STRING);\nEND IF;"
         [(from_dt,)] = self.stack.query(opening)
@@ -138,7 +150,18 @@ class Chain:
         table, before = self.source.tables["donaciones"], count()
         manifest = self.source.lake.root / "published" / table.source / "v1.manifest"
         listed = manifest.read_text()
-        orphan = {**dict.fromkeys(table.columns), "id_donacion": 1, "_op": "DELETE", "_commit_lsn": 9, "_seq": 1, "_commit_ts": self.source.clock, "_xid": 1, "_unchanged": None, "_old_key": None, "_exceptions": None}
+        orphan = {
+            **dict.fromkeys(table.columns),
+            "id_donacion": 1,
+            "_op": "DELETE",
+            "_commit_lsn": 9,
+            "_seq": 1,
+            "_commit_ts": self.source.clock,
+            "_xid": 1,
+            "_unchanged": None,
+            "_old_key": None,
+            "_exceptions": None,
+        }
         table.write([orphan])
         require(count() == before, "an orphan is visible")
         table.publish()
@@ -166,15 +189,21 @@ class Chain:
             f"INSERT INTO `p.silver.donaciones` ({clean}) SELECT {clean.replace('id_donacion', 'NULL', 1)} FROM `p.silver.donaciones` WHERE id_donacion = {min(self.source.rows['donaciones'])}",
             f"UPDATE `p.silver.donaciones` SET id_donante = 999999 WHERE id_donacion = {key}",
             f"UPDATE `p.silver.gastos` SET id_proveedor = 999999, fecha_pago = DATE '1999-12-31' WHERE id_gasto = {max(self.source.rows['gastos'])}",
-            f"UPDATE `p.silver.casos` SET presupuesto_estimado = -1, fecha_ingreso = DATE '2999-01-01' WHERE id_caso = 541",
+            "UPDATE `p.silver.casos` SET presupuesto_estimado = -1, fecha_ingreso = DATE '2999-01-01' WHERE id_caso = 541",
         ]
         for plant in plants:
             query(plant)
         actions, _, code = self.project.run(self.stack, "--tags", "silver", "warn", "gold")
         found = {name.split(".")[1] for name, verdict in actions.items() if verdict == "failed"}
         wanted = {
-            "strict_donaciones_unique_key", "strict_donaciones_key_not_null", "strict_donaciones_id_donante_exists",
-            "warn_donaciones_monto_min", "warn_gastos_id_proveedor_exists", "warn_gastos_fecha_pago_plausible", "warn_casos_presupuesto_estimado_min", "warn_casos_fecha_ingreso_plausible",
+            "strict_donaciones_unique_key",
+            "strict_donaciones_key_not_null",
+            "strict_donaciones_id_donante_exists",
+            "warn_donaciones_monto_min",
+            "warn_gastos_id_proveedor_exists",
+            "warn_gastos_fecha_pago_plausible",
+            "warn_casos_presupuesto_estimado_min",
+            "warn_casos_fecha_ingreso_plausible",
         }
         require(found == wanted and code != 0, f"found {sorted(found ^ wanted)} too much or too little")
         # Dataform reports the first action that it skips; what depends on that one does not appear at all.

@@ -1,15 +1,31 @@
-"""The emulator's own program, with one change: it parses each SQL text once.
+"""The emulator's own program, with two changes: NUMERIC has nine decimals, and each SQL text is parsed once.
 
-To translate a statement it parses the same texts about ten times over, which is most of what a merge costs here.
+DuckDB's DECIMAL without precision has three decimals, so columns and casts of the emulator would round what BigQuery does not. And to translate
+a statement the emulator parses the same texts about thirty times over, which is most of what a merge costs here.
 """
+
 import functools
 import sys
 
 import sqlglot.dialects.dialect
+import sqlglot.expressions
+import sqlglot.generators.duckdb
 
 from bqemulator.cli import main
 
 TEXTS = 4096  # of a few kilobytes each
+
+types = sqlglot.generators.duckdb.DuckDBGenerator.TRANSFORMS
+plain_type = types[sqlglot.expressions.DataType]
+
+
+def duckdb_type(generator, kind):
+    if kind.this == sqlglot.expressions.DataType.Type.DECIMAL and not kind.expressions:
+        return "DECIMAL(38, 9)"
+    return plain_type(generator, kind)
+
+
+types[sqlglot.expressions.DataType] = duckdb_type
 
 parse = sqlglot.dialects.dialect.Dialect.parse
 

@@ -4,6 +4,7 @@ CREATE EXTERNAL TABLE over a manifest becomes a view over `read_parquet` of the 
 what the manifest lists at that moment: before each query the proxy looks whether a manifest changed. Columns and types are those of the
 reference file; a file without a column reads as NULL; the hive key comes from the path. A directory or file that nobody listed is invisible.
 """
+
 import http.client
 import http.server
 import json
@@ -50,7 +51,11 @@ class ExternalTable:
             raise Refused(f"not Parquet over a manifest: {options}")
         self.name, self.root, self.start, self.end = match["name"], root, match.start(), match.end()
         self.keys = [key.strip().split() for key in match["keys"].split(",")]
-        self.manifests, self.prefix, self.reference = options["uris"], options["hive_partition_uri_prefix"][0], options["reference_file_schema_uri"][0]
+        self.manifests, self.prefix, self.reference = (
+            options["uris"],
+            options["hive_partition_uri_prefix"][0],
+            options["reference_file_schema_uri"][0],
+        )
         if "{" in self.prefix:
             raise Refused("in DDL the partition columns are declared, not encoded in the prefix")
         self.footers, self.seen = {}, None
@@ -93,7 +98,9 @@ class ExternalTable:
         present = set().union(*(self.columns_of(uri) for uri in uris))
         if present - set(schema.names):
             raise Refused(f"the files of {self.name} have columns that the reference file lacks: {present - set(schema.names)}")
-        cells = [f"CAST({f'`{field.name}`' if field.name in present else 'NULL'} AS {bigquery_type(field.type)}) AS `{field.name}`" for field in schema]
+        cells = [
+            f"CAST({f'`{field.name}`' if field.name in present else 'NULL'} AS {bigquery_type(field.type)}) AS `{field.name}`" for field in schema
+        ]
         cells += [f"CAST(`{key}` AS {kind}) AS `{key}`" for key, kind in self.keys]
         listed = ", ".join("'" + self.path(uri).replace("'", "''") + "'" for uri in uris)
         self.seen = now
@@ -124,7 +131,9 @@ class Proxy:
                     status, answer_headers, answer = proxy.call(self.command, path, body or None, headers)
                 except (Refused, OSError, http.client.HTTPException) as refusal:
                     status, answer_headers = 400, [("Content-Type", "application/json")]
-                    answer = json.dumps({"error": {"code": 400, "message": str(refusal), "errors": [{"reason": "invalid", "message": str(refusal)}]}}).encode()
+                    answer = json.dumps(
+                        {"error": {"code": 400, "message": str(refusal), "errors": [{"reason": "invalid", "message": str(refusal)}]}}
+                    ).encode()
                 self.send_response(status)
                 for name, value in answer_headers:
                     if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
@@ -154,7 +163,12 @@ class Proxy:
         return result
 
     def query(self, project, sql):
-        _, _, answer = self.call("POST", f"/bigquery/v2/projects/{project}/queries", json.dumps({"query": sql, "useLegacySql": False}), {"content-type": "application/json"})
+        _, _, answer = self.call(
+            "POST",
+            f"/bigquery/v2/projects/{project}/queries",
+            json.dumps({"query": sql, "useLegacySql": False}),
+            {"content-type": "application/json"},
+        )
         failure = failed(json.loads(answer))
         if failure:
             raise Refused(failure)
@@ -173,7 +187,12 @@ class Proxy:
                 query["query"] = query["query"][: table.start] + table.view() + query["query"][table.end :]
                 self.tables[table.name] = table
             else:
-                query["query"] = ALTER.sub(lambda match: "".join(f"ALTER TABLE {match['name']} {action}; " for action in re.split(r",\s*(?=ADD\s+COLUMN)", match["actions"])), query["query"])
+                query["query"] = ALTER.sub(
+                    lambda match: "".join(
+                        f"ALTER TABLE {match['name']} {action}; " for action in re.split(r",\s*(?=ADD\s+COLUMN)", match["actions"])
+                    ),
+                    query["query"],
+                )
                 for name, table in self.tables.items():
                     if name in query["query"]:
                         view = table.view()

@@ -1,4 +1,5 @@
 """The project's own generator, asked for scripts one at a time."""
+
 import json
 import subprocess
 
@@ -11,7 +12,9 @@ class GeneratorRefused(Exception):
 
 class Generator:
     def __init__(self, includes=REPOSITORY / "dataform/includes"):
-        self.process = subprocess.Popen(["node", HERE / "generate.js", includes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(
+            ["node", HERE / "generate.js", includes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+        )
 
     def __enter__(self):
         return self

@@ -1,4 +1,5 @@
 """A second opinion on whether generated SQL is BigQuery's: sqlglot's grammar of the dialect."""
+
 import logging
 import re
 

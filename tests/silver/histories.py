@@ -4,6 +4,7 @@ A Python table is the truth. Transactions insert, update, delete, truncate and c
 written otherwise); leave large values out; write values that become exceptions; begin exactly where the last one ended; carry commit times that
 run backwards. Copies appear at the present or behind it, slots are lost and mended by a copy. Merges are repeated, come late, and overlap.
 """
+
 import collections
 import datetime
 import decimal
@@ -43,9 +44,11 @@ class Table:
         if kind == "INT64":
             return chance.randint(1, 6) if in_key else chance.randint(-5, 10**12)
         if kind == "STRING":
-            return chance.choice("xyz\"'") if in_key else chance.choice(["", "ñ \"q\" \\ '", "{}", "[1]", "z" * 40, "\n"]) + str(chance.randint(0, 999))
+            return (
+                chance.choice("xyz\"'") if in_key else chance.choice(["", 'ñ "q" \\ \'', "{}", "[1]", "z" * 40, "\n"]) + str(chance.randint(0, 999))
+            )
         if kind == "NUMERIC":
-            return "NaN" if chance.random() < 0.2 else decimal.Decimal(chance.randint(-(10**6), 10**6)) / 1000
+            return "NaN" if chance.random() < 0.2 else decimal.Decimal(chance.randint(-(10**15), 10**15)) / 10 ** chance.randint(0, 9)
         if chance.random() < 0.2:
             return chance.choice(["infinity", "-infinity"])
         return datetime.date(2020, 1, 1) + datetime.timedelta(days=chance.randint(0, 3 if in_key else 999))
@@ -64,8 +67,14 @@ class Table:
                 out[column] = value
         self.count[op] += 1
         return {
-            **out, "_op": op, "_commit_lsn": lsn, "_seq": seq, "_commit_ts": self.clock, "_xid": self.xid if seq > 0 else None,
-            "_unchanged": json.dumps(sorted(left_out)) if left_out else None, "_old_key": "{}" if moved else None,
+            **out,
+            "_op": op,
+            "_commit_lsn": lsn,
+            "_seq": seq,
+            "_commit_ts": self.clock,
+            "_xid": self.xid if seq > 0 else None,
+            "_unchanged": json.dumps(sorted(left_out)) if left_out else None,
+            "_old_key": "{}" if moved else None,
             "_exceptions": json.dumps(exceptions) if exceptions else None,
         }
 
@@ -113,7 +122,9 @@ class Table:
                 new[column] = self.value(column)
         if self.key_of(new) != key and self.key_of(new) in self.now:
             return seq
-        same = {column for column in self.columns if column in LARGE and column not in self.key and new[column] is old[column] and old[column] is not None}
+        same = {
+            column for column in self.columns if column in LARGE and column not in self.key and new[column] is old[column] and old[column] is not None
+        }
         left_out = set() if full else {column for column in sorted(same) if chance.random() < 0.75}
         # Also a "change" to a key that is the same in the lake, as 1.0 to 1.00 is.
         if self.key_of(new) != key or (change_key and chance.random() < 0.15):
@@ -151,13 +162,23 @@ class Table:
         self.copy(mended)
 
     def truth(self):
-        return canonical([[None if row[c] in ENDLESS else row[c] for c in self.columns] + [{c: row[c] for c in self.columns if row[c] in ENDLESS}] for row in self.now.values()], self.columns)
+        return canonical(
+            [
+                [None if row[c] in ENDLESS else row[c] for c in self.columns] + [{c: row[c] for c in self.columns if row[c] in ENDLESS}]
+                for row in self.now.values()
+            ],
+            self.columns,
+        )
 
 
 def canonical(rows, columns):
     def cell(kind, value):
         return None if value is None else str(decimal.Decimal(value).normalize() + 0) if kind == "NUMERIC" else str(value)
-    return sorted(((tuple(cell(kind, value) for kind, value in zip(columns.values(), row)), tuple(sorted((row[len(columns)] or {}).items()))) for row in rows), key=repr)
+
+    return sorted(
+        ((tuple(cell(kind, value) for kind, value in zip(columns.values(), row)), tuple(sorted((row[len(columns)] or {}).items()))) for row in rows),
+        key=repr,
+    )
 
 
 class History:
@@ -203,7 +224,9 @@ class History:
                 self.merge(chance.choice(cuts))
                 self.unchanged(before, "an old cut")
             elif draw < 0.65 and cuts:
-                self.query(f"DELETE FROM {self.state} WHERE table_name = '{self.lake_table.source}' AND merged_lsn > {chance.choice(cuts)['through']}")
+                self.query(
+                    f"DELETE FROM {self.state} WHERE table_name = '{self.lake_table.source}' AND merged_lsn > {chance.choice(cuts)['through']}"
+                )
                 if chance.random() < 0.6:
                     self.merge(cut)
                     self.unchanged(before, "a window that overlaps")
@@ -211,8 +234,12 @@ class History:
 
     def cut(self):
         table = self.table
-        return {"through": table.through, "commit": "c", "dt": str(table.clock.date()),
-                "tables": {self.lake_table.source: {"version": 1, "snapshot": table.copied, "snapshot_dt": table.copied_dt}}}
+        return {
+            "through": table.through,
+            "commit": "c",
+            "dt": str(table.clock.date()),
+            "tables": {self.lake_table.source: {"version": 1, "snapshot": table.copied, "snapshot_dt": table.copied_dt}},
+        }
 
     def flush(self):
         rows = self.table.rows[self.written :]
@@ -242,7 +269,9 @@ class History:
         got = canonical([list(row[:-1]) + [json.loads(row[-1]) if row[-1] else None] for row in rows], self.table.columns)
         self.comparisons += 1
         if got != truth:
-            raise Wrong(f"{self.kind}{', soft' if self.soft else ''}, {what}: only silver has {[r for r in got if r not in truth]}, only the truth has {[r for r in truth if r not in got]}")
+            raise Wrong(
+                f"{self.kind}{', soft' if self.soft else ''}, {what}: only silver has {[r for r in got if r not in truth]}, only the truth has {[r for r in truth if r not in got]}"
+            )
 
 
 def play(stack, generator, seeds):

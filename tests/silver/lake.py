@@ -1,4 +1,5 @@
 """A lake in huella's layout, written by the tests: data files, manifests, reference schemas, the published cut."""
+
 import json
 import pathlib
 
@@ -6,12 +7,26 @@ import pyarrow
 import pyarrow.parquet
 
 KINDS = {
-    "INT64": pyarrow.int64(), "STRING": pyarrow.string(), "BOOL": pyarrow.bool_(), "DATE": pyarrow.date32(), "FLOAT64": pyarrow.float64(), "BYTES": pyarrow.binary(),
-    "NUMERIC": pyarrow.decimal128(38, 9), "TIMESTAMP": pyarrow.timestamp("us", tz="UTC"), "DATETIME": pyarrow.timestamp("us"), "JSON": pyarrow.string(),
+    "INT64": pyarrow.int64(),
+    "STRING": pyarrow.string(),
+    "BOOL": pyarrow.bool_(),
+    "DATE": pyarrow.date32(),
+    "FLOAT64": pyarrow.float64(),
+    "BYTES": pyarrow.binary(),
+    "NUMERIC": pyarrow.decimal128(38, 9),
+    "TIMESTAMP": pyarrow.timestamp("us", tz="UTC"),
+    "DATETIME": pyarrow.timestamp("us"),
+    "JSON": pyarrow.string(),
 }
 METADATA = [
-    ("_op", pyarrow.string()), ("_commit_lsn", pyarrow.int64()), ("_seq", pyarrow.int64()), ("_commit_ts", pyarrow.timestamp("us", tz="UTC")),
-    ("_xid", pyarrow.int64()), ("_unchanged", pyarrow.string()), ("_old_key", pyarrow.string()), ("_exceptions", pyarrow.string()),
+    ("_op", pyarrow.string()),
+    ("_commit_lsn", pyarrow.int64()),
+    ("_seq", pyarrow.int64()),
+    ("_commit_ts", pyarrow.timestamp("us", tz="UTC")),
+    ("_xid", pyarrow.int64()),
+    ("_unchanged", pyarrow.string()),
+    ("_old_key", pyarrow.string()),
+    ("_exceptions", pyarrow.string()),
 ]
 RAW = {"DATETIME": "TIMESTAMP", "JSON": "STRING"}
 
@@ -53,12 +68,18 @@ class LakeTable:
         """The table's entry in huella_tables.json."""
         url = self.lake.url
         return {
-            "source": self.source, "name": self.name, "version": self.version, "mode": self.mode,
+            "source": self.source,
+            "name": self.name,
+            "version": self.version,
+            "mode": self.mode,
             "manifest": f"{url}/published/{self.source}/v{self.version}.manifest",
             "reference_schema": f"{url}/published/{self.source}/v{self.version}.schema.parquet",
             "hive_prefix": f"{url}/{self.folder}/{{dt:DATE}}",
             "key": self.key,
-            "columns": [{"name": name, "source": name, "postgres": kind.lower(), "raw": RAW.get(kind, kind), "silver": kind} for name, kind in self.columns.items()],
+            "columns": [
+                {"name": name, "source": name, "postgres": kind.lower(), "raw": RAW.get(kind, kind), "silver": kind}
+                for name, kind in self.columns.items()
+            ],
         }
 
 
@@ -72,8 +93,15 @@ class Lake:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def generated(self, tables):
-        return {"format": 1, "project": self.project, "location": "us-central1", "raw_dataset": self.raw, "silver_dataset": self.silver, "lake": self.url,
-                "tables": [table.described() for table in tables]}
+        return {
+            "format": 1,
+            "project": self.project,
+            "location": "us-central1",
+            "raw_dataset": self.raw,
+            "silver_dataset": self.silver,
+            "lake": self.url,
+            "tables": [table.described() for table in tables],
+        }
 
     def write_generated(self, tables, path):
         pathlib.Path(path).write_text(json.dumps(self.generated(tables)))

@@ -1,4 +1,5 @@
 """The Dataform project as its own command line sees it: a private copy with other tables and a cut, compiled and run."""
+
 import json
 import os
 import re
@@ -47,9 +48,14 @@ class Project:
         credentials = stack.scratch / "credentials.json"
         credentials.write_text(json.dumps({"projectId": stack.project, "location": "us-central1"}))
         done = self.command(
-            "run", str(self.folder), "--credentials", str(credentials), *arguments,
+            "run",
+            str(self.folder),
+            "--credentials",
+            str(credentials),
+            *arguments,
             BIGQUERY_EMULATOR_HOST=f"http://127.0.0.1:{stack.proxy.port}/bigquery/v2",
-            GCE_METADATA_HOST=f"127.0.0.1:{stack.metadata.server_address[1]}", METADATA_SERVER_DETECTION="assume-present",
+            GCE_METADATA_HOST=f"127.0.0.1:{stack.metadata.server_address[1]}",
+            METADATA_SERVER_DETECTION="assume-present",
         )
         text = COLOURS.sub("", done.stdout + done.stderr)
         actions = {}
@@ -63,7 +69,15 @@ class Project:
     @staticmethod
     def command(*arguments, **environment):
         # A group of its own, so that a run that hangs ends with all its workers.
-        process = subprocess.Popen([DATAFORM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, start_new_session=True, preexec_fn=die_with_parent)
+        process = subprocess.Popen(
+            [DATAFORM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
         try:
             out, err = process.communicate(timeout=SECONDS)
         except BaseException:

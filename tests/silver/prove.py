@@ -1,4 +1,5 @@
 """The proof of silver: prints one line for each claim, ends with 1 if one is false. See run.sh."""
+
 import argparse
 import os
 import signal
@@ -41,7 +42,9 @@ def windows_group(soft):
             if wrong:
                 raise AssertionError(wrong)
 
-        return all([claim(f"{'soft' if soft else 'hard'} delete: {name}", lambda steps=steps: play(steps)) for name, steps in windows.WINDOWS.items()])
+        return all(
+            [claim(f"{'soft' if soft else 'hard'} delete: {name}", lambda steps=steps: play(steps)) for name, steps in windows.WINDOWS.items()]
+        )
 
 
 def shapes_group():
@@ -58,6 +61,7 @@ def histories_group(seeds, first):
     from generator import Generator
 
     with Stack() as stack, Generator() as generator:
+
         def play():
             total = histories.play(stack, generator, range(first, first + seeds))
             return ", ".join(f"{count} {what}" for what, count in total.items())
@@ -96,7 +100,12 @@ def mutants_group():
             raise AssertionError(f"not noticed by: {window}")
 
     with Stack() as stack:
-        return all([claim(f"Noticed: {mutant[0]}", lambda number=number, mutant=mutant: notices(stack, number, mutant)) for number, mutant in enumerate(mutants.MUTANTS)])
+        return all(
+            [
+                claim(f"Noticed: {mutant[0]}", lambda number=number, mutant=mutant: notices(stack, number, mutant))
+                for number, mutant in enumerate(mutants.MUTANTS)
+            ]
+        )
 
 
 def side_by_side(groups, arguments):
@@ -111,8 +120,22 @@ def side_by_side(groups, arguments):
         while waiting or running:
             while waiting and len(running) < max(2, (os.cpu_count() or 2) // 2):
                 group = waiting.pop(0)
-                child = subprocess.Popen([sys.executable, __file__, "--group", group, "--seeds", str(arguments.seeds), "--first", str(arguments.first), *(["--huella", arguments.huella] if arguments.huella else [])],
-                                         stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
+                child = subprocess.Popen(
+                    [
+                        sys.executable,
+                        __file__,
+                        "--group",
+                        group,
+                        "--seeds",
+                        str(arguments.seeds),
+                        "--first",
+                        str(arguments.first),
+                        *(["--huella", arguments.huella] if arguments.huella else []),
+                    ],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    preexec_fn=die_with_parent,
+                )
                 reader = threading.Thread(target=copy, args=(child.stdout,), daemon=True)
                 reader.start()
                 limit = GROUP_SECONDS[group] + (HISTORY_SECONDS * arguments.seeds if group == "histories" else 0)
@@ -142,14 +165,22 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="how many random histories (about ten seconds each)")
     parser.add_argument("--first", type=int, default=0, help="the first history's seed")
     parser.add_argument("--mutants", action="store_true", help="also put faults into the generator, and see that they are noticed (two minutes more)")
-    parser.add_argument("--huella", metavar="BINARY", help="also prove silver through a real lake: a private PostgreSQL, and this huella's run, publish and dataform generate")
+    parser.add_argument(
+        "--huella",
+        metavar="BINARY",
+        help="also prove silver through a real lake: a private PostgreSQL, and this huella's run, publish and dataform generate",
+    )
     parser.add_argument("--group", choices=GROUPS + ["mutants", "lake"], help="one group only")
     arguments = parser.parse_args()
     # So that `with` and `finally` end what was started, whoever stops us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     alone = {
-        "chain": chain_group, "windows-hard": lambda: windows_group(False), "windows-soft": lambda: windows_group(True),
-        "shapes": shapes_group, "histories": lambda: histories_group(arguments.seeds, arguments.first), "mutants": mutants_group,
+        "chain": chain_group,
+        "windows-hard": lambda: windows_group(False),
+        "windows-soft": lambda: windows_group(True),
+        "shapes": shapes_group,
+        "histories": lambda: histories_group(arguments.seeds, arguments.first),
+        "mutants": mutants_group,
     }
     if arguments.group == "lake":
         return lake_e2e.prove(arguments.huella)

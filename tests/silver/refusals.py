@@ -1,4 +1,5 @@
 """What does not fit together is refused at compilation, or by an action that says what to do, and never merged."""
+
 from bigquery import QueryFailed
 from generator import GeneratorRefused
 from lake import Lake, LakeTable
@@ -20,8 +21,17 @@ def wrong_inputs(stack, generator):
     good = LakeTable(lake, "r", {"id": "INT64", "a": "STRING", "n": "NUMERIC", "c": "INT64"}, ["id"])
     cut = {"through": 10, "commit": "c", "dt": "2026-01-02", "tables": {good.source: {"version": 1, "snapshot": 5, "snapshot_dt": "2026-01-02"}}}
     generator(lake.generated([good]), good.source, cut, rules="cleaned")
-    refuses(generator, lake.generated([LakeTable(lake, "r", {"id": "INT64", "a": "STRING"}, ["id"])]), good.source, cut, "for column", rules="cleaned")
-    refuses(generator, lake.generated([LakeTable(lake, "r", {"a": "STRING", "c": "INT64", "n": "NUMERIC"}, ["a"])]), good.source, cut, "belongs to the key", rules="cleaned")
+    refuses(
+        generator, lake.generated([LakeTable(lake, "r", {"id": "INT64", "a": "STRING"}, ["id"])]), good.source, cut, "for column", rules="cleaned"
+    )
+    refuses(
+        generator,
+        lake.generated([LakeTable(lake, "r", {"a": "STRING", "c": "INT64", "n": "NUMERIC"}, ["a"])]),
+        good.source,
+        cut,
+        "belongs to the key",
+        rules="cleaned",
+    )
     refuses(generator, lake.generated([LakeTable(lake, "r", {"id": "INT64", "dt": "DATE"}, ["id"])]), good.source, cut, "huella's own")
     refuses(generator, lake.generated([good, LakeTable(lake, "R", {"id": "INT64"}, ["id"], schema="other")]), good.source, cut, "same name")
     refuses(generator, lake.generated([good]), good.source, {**cut, "through": 2**60}, "not an LSN")

@@ -1,4 +1,5 @@
 """Tables of other shapes than the windows' own: without a key, with types that silver converts, with keys that end in exceptions."""
+
 import datetime
 import json
 
@@ -28,7 +29,12 @@ class Shape:
         if rows:
             self.table.write(rows)
         self.table.publish()
-        cut = {"through": through, "commit": "c", "dt": dt, "tables": {self.table.source: {"version": 1, "snapshot": snapshot, "snapshot_dt": "2026-01-02"}}}
+        cut = {
+            "through": through,
+            "commit": "c",
+            "dt": dt,
+            "tables": {self.table.source: {"version": 1, "snapshot": snapshot, "snapshot_dt": "2026-01-02"}},
+        }
         wanted = self.generate(self.lake.generated([self.table]), self.table.source, cut, rules=self.rules)
         self.query(wanted["raw"])
         self.query(wanted["script"])
@@ -46,7 +52,10 @@ def expect(got, want, what):
 def table_without_key(stack, generator):
     """A table without a key keeps its rows of change, each once, whatever is merged twice, late or again"""
     shape = Shape(stack, generator, "sin_clave", {"a": "STRING", "c": "INT64"}, [])
-    read = lambda: [(r[0], int(r[1]), int(r[2]), r[3], r[4] and int(r[4])) for r in shape.query(f"SELECT _op, _commit_lsn, _seq, a, c FROM {target} ORDER BY _commit_lsn, _seq, a, c")]
+    read = lambda: [
+        (r[0], int(r[1]), int(r[2]), r[3], r[4] and int(r[4]))
+        for r in shape.query(f"SELECT _op, _commit_lsn, _seq, a, c FROM {target} ORDER BY _commit_lsn, _seq, a, c")
+    ]
     first = [cells("TRUNCATE", 10, -1), cells("SNAPSHOT", 10, 0, a="x", c=1), cells("SNAPSHOT", 10, 0, a="x", c=1)]
     target = shape.merge(first, 10, 10)
     copied = [("TRUNCATE", 10, -1, None, None), ("SNAPSHOT", 10, 0, "x", 1), ("SNAPSHOT", 10, 0, "x", 1)]
@@ -64,7 +73,10 @@ def table_without_key(stack, generator):
     expect(read(), later, "a window that overlaps what is there")
     # A copy made at 25 that appears only now: what lies around it stays as it is.
     shape.merge([cells("TRUNCATE", 25, -1), cells("SNAPSHOT", 25, 0, a="y", c=2), cells("SNAPSHOT", 25, 0, a="lost", c=9)], 40, 25)
-    mended = sorted(later + [("TRUNCATE", 25, -1, None, None), ("SNAPSHOT", 25, 0, "y", 2), ("SNAPSHOT", 25, 0, "lost", 9)], key=lambda r: (r[1], r[2], r[3] or "", r[4] or 0))
+    mended = sorted(
+        later + [("TRUNCATE", 25, -1, None, None), ("SNAPSHOT", 25, 0, "y", 2), ("SNAPSHOT", 25, 0, "lost", 9)],
+        key=lambda r: (r[1], r[2], r[3] or "", r[4] or 0),
+    )
     expect(read(), mended, "a copy behind the last merge")
 
 
@@ -75,18 +87,35 @@ def converted_types(stack, generator):
     local = datetime.datetime(2026, 2, 3, 4, 5, 6, 789012)
     zoned = local.replace(tzinfo=datetime.timezone.utc)
     rest = {"z": zoned, "l": local, "b": b"\x00\xff", "f": 0.1, "o": True}
-    target = shape.merge([cells("TRUNCATE", 10, -1), cells("SNAPSHOT", 10, 0, id=1, j='{"a": [1, null, "ñ"]}', **rest), cells("SNAPSHOT", 10, 0, id=2, j="{broken", **rest), cells("SNAPSHOT", 10, 0, id=3, j=None, **rest)], 10, 10)
-    read = lambda: [(int(r[0]), r[1] and json.loads(r[1]), r[2] and json.loads(r[2])) for r in shape.query(f"SELECT id, TO_JSON_STRING(j), _exceptions FROM {target} ORDER BY id")]
+    target = shape.merge(
+        [
+            cells("TRUNCATE", 10, -1),
+            cells("SNAPSHOT", 10, 0, id=1, j='{"a": [1, null, "ñ"]}', **rest),
+            cells("SNAPSHOT", 10, 0, id=2, j="{broken", **rest),
+            cells("SNAPSHOT", 10, 0, id=3, j=None, **rest),
+        ],
+        10,
+        10,
+    )
+    read = lambda: [
+        (int(r[0]), r[1] and json.loads(r[1]), r[2] and json.loads(r[2]))
+        for r in shape.query(f"SELECT id, TO_JSON_STRING(j), _exceptions FROM {target} ORDER BY id")
+    ]
     expect(read(), [(1, {"a": [1, None, "ñ"]}, None), (2, None, {"j": "{broken"}), (3, None, None)], "documents")
-    shape.merge([cells("UPDATE", 20, 1, unchanged='["j"]', id=1, **rest), cells("UPDATE", 20, 2, unchanged='["j"]', id=2, **{**rest, "f": 0.5})], 30, 10)
+    shape.merge(
+        [cells("UPDATE", 20, 1, unchanged='["j"]', id=1, **rest), cells("UPDATE", 20, 2, unchanged='["j"]', id=2, **{**rest, "f": 0.5})], 30, 10
+    )
     expect(read(), [(1, {"a": [1, None, "ñ"]}, None), (2, None, {"j": "{broken"}), (3, None, None)], "documents left out")
     shape.merge([cells("UPDATE", 40, 1, id=2, j='{"whole": true}', **rest)], 50, 10)
     expect(read()[1], (2, {"whole": True}, None), "a document mended")
     kinds = dict(shape.query(f"SELECT column_name, data_type FROM `{stack.project}.silver`.INFORMATION_SCHEMA.COLUMNS WHERE table_name = 'tipos'"))
     # The emulator stores JSON as text and says so.
     expect({name: kinds[name] for name in columns}, {**columns, "j": "STRING"}, "types")
-    expect(shape.query(f"SELECT CAST(l AS STRING), CAST(UNIX_MICROS(z) AS STRING), TO_HEX(b) FROM {target} WHERE id = 1"),
-           [("2026-02-03 04:05:06.789012", str(int(zoned.timestamp()) * 1_000_000 + 789012), "00ff")], "cells")
+    expect(
+        shape.query(f"SELECT CAST(l AS STRING), CAST(UNIX_MICROS(z) AS STRING), TO_HEX(b) FROM {target} WHERE id = 1"),
+        [("2026-02-03 04:05:06.789012", str(int(zoned.timestamp()) * 1_000_000 + 789012), "00ff")],
+        "cells",
+    )
 
 
 def keys_in_exceptions(stack, generator):
@@ -94,8 +123,20 @@ def keys_in_exceptions(stack, generator):
     shape = Shape(stack, generator, "clave_fecha", {"d": "DATE", "t": "STRING", "c": "INT64"}, ["d", "t"], rules="partitioned")
     day = datetime.date(2026, 5, 6)
     endless = '{"d":"infinity"}'
-    target = shape.merge([cells("TRUNCATE", 10, -1), cells("SNAPSHOT", 10, 0, d=day, t="a", c=1), cells("SNAPSHOT", 10, 0, d=None, t="a", c=2, exceptions=endless)], 10, 10)
-    shape.merge([cells("UPDATE", 20, 1, d=None, t="a", c=3, exceptions=endless), cells("INSERT", 20, 2, d=None, t="a", c=4, exceptions='{"d":"-infinity"}'), cells("DELETE", 20, 3, d=day, t="a")], 30, 10)
+    target = shape.merge(
+        [cells("TRUNCATE", 10, -1), cells("SNAPSHOT", 10, 0, d=day, t="a", c=1), cells("SNAPSHOT", 10, 0, d=None, t="a", c=2, exceptions=endless)],
+        10,
+        10,
+    )
+    shape.merge(
+        [
+            cells("UPDATE", 20, 1, d=None, t="a", c=3, exceptions=endless),
+            cells("INSERT", 20, 2, d=None, t="a", c=4, exceptions='{"d":"-infinity"}'),
+            cells("DELETE", 20, 3, d=day, t="a"),
+        ],
+        30,
+        10,
+    )
     read = lambda: [(r[0], int(r[1])) for r in shape.query(f"SELECT JSON_VALUE(_exceptions, '$.d'), c FROM {target} ORDER BY c")]
     expect(read(), [("infinity", 3), ("-infinity", 4)], "updates and deletes")
     shape.merge([cells("DELETE", 40, 1, d=None, t="a", exceptions=endless)], 50, 10)

@@ -2,6 +2,7 @@
 
 Owns: the emulator's process, the proxy for external tables, the metadata server that gives Dataform a token, the scratch directory.
 """
+
 import ctypes
 import http.client
 import http.server
@@ -71,8 +72,23 @@ class Stack:
     def start(self):
         log = self.scratch / "emulator.log"
         self.process = subprocess.Popen(
-            [INSTALLED / "venv/bin/python", HERE / "emulator.py", "start", "--rest-port", "0", "--grpc-port", "0", "--log-level", "info", "--log-format", "json"],
-            stdout=open(log, "wb"), stderr=subprocess.STDOUT, cwd=self.scratch, preexec_fn=die_with_parent,
+            [
+                INSTALLED / "venv/bin/python",
+                HERE / "emulator.py",
+                "start",
+                "--rest-port",
+                "0",
+                "--grpc-port",
+                "0",
+                "--log-level",
+                "info",
+                "--log-format",
+                "json",
+            ],
+            stdout=open(log, "wb"),
+            stderr=subprocess.STDOUT,
+            cwd=self.scratch,
+            preexec_fn=die_with_parent,
             # Its cache of results does not see that a view's files changed.
             env={**os.environ, "HOME": str(INSTALLED / "home"), "BQEMU_QUERY_CACHE_TTL_SECONDS": "0"},
         )
