@@ -181,7 +181,6 @@ class Chain:
     def faults(self):
         """Planted faults are found, each by its check; strict ones stop gold, the others do not"""
         query = self.stack.query
-        run(self.project, self.stack, "silver", "gold")
         clean = "id_donacion, id_donante, id_caso, fecha_donacion, monto, medio_pago, estado, monto_negativo, _commit_lsn, _seq"
         key = max(self.source.rows["donaciones"])
         plants = [
