@@ -1,0 +1,61 @@
+"""What does not fit together is refused at compilation, or by an action that says what to do, and never merged."""
+
+from bigquery import QueryFailed
+from generator import GeneratorRefused
+from lake import Lake, LakeTable
+
+
+def refuses(generator, generated, source, cut, words, rules="plain"):
+    try:
+        generator(generated, source, cut, rules=rules)
+    except GeneratorRefused as refusal:
+        if words not in str(refusal):
+            raise AssertionError(f"the refusal says: {refusal}, not: {words}") from refusal
+        return
+    raise AssertionError(f"not refused: {words}")
+
+
+def wrong_inputs(stack, generator):
+    """Rules without their column, rules on keys, names of huella's own, LSNs that JavaScript has rounded: refused at compilation, with the reason"""
+    lake = Lake(stack.scratch / "refused")
+    good = LakeTable(lake, "r", {"id": "INT64", "a": "STRING", "n": "NUMERIC", "c": "INT64"}, ["id"])
+    cut = {"through": 10, "commit": "c", "dt": "2026-01-02", "tables": {good.source: {"version": 1, "snapshot": 5, "snapshot_dt": "2026-01-02"}}}
+    generator(lake.generated([good]), good.source, cut, rules="cleaned")
+    refuses(
+        generator, lake.generated([LakeTable(lake, "r", {"id": "INT64", "a": "STRING"}, ["id"])]), good.source, cut, "for column", rules="cleaned"
+    )
+    refuses(
+        generator,
+        lake.generated([LakeTable(lake, "r", {"a": "STRING", "c": "INT64", "n": "NUMERIC"}, ["a"])]),
+        good.source,
+        cut,
+        "belongs to the key",
+        rules="cleaned",
+    )
+    refuses(generator, lake.generated([LakeTable(lake, "r", {"id": "INT64", "dt": "DATE"}, ["id"])]), good.source, cut, "huella's own")
+    refuses(generator, lake.generated([good, LakeTable(lake, "R", {"id": "INT64"}, ["id"], schema="other")]), good.source, cut, "same name")
+    refuses(generator, lake.generated([good]), good.source, {**cut, "through": 2**60}, "not an LSN")
+    refuses(generator, lake.generated([good]), good.source, {**cut, "through": 1.5}, "not an LSN")
+    refuses(generator, lake.generated([good]), good.source, {**cut, "dt": "yesterday"}, "not a date")
+    refuses(generator, {**lake.generated([good]), "format": 2}, good.source, cut, "format 2")
+    # As text every LSN is exact.
+    script = generator(lake.generated([good]), good.source, {**cut, "through": str(2**60 + 1)})["script"]
+    if f"huella_hi INT64 DEFAULT {2**60 + 1};" not in script:
+        raise AssertionError("an LSN given as text is not exact")
+
+
+def stale_tables_file(stack, generator):
+    """A cut of a version that includes/huella_tables.json does not have fails that one action, and says what to run"""
+    lake = Lake(stack.scratch / "stale")
+    table = LakeTable(lake, "stale", {"id": "INT64"}, ["id"])
+    cut = {"through": 10, "commit": "c", "dt": "2026-01-02", "tables": {table.source: {"version": 2, "snapshot": 5, "snapshot_dt": "2026-01-02"}}}
+    try:
+        stack.query(generator(lake.generated([table]), table.source, cut)["script"])
+    except QueryFailed as failure:
+        if "huella dataform generate" not in str(failure):
+            raise AssertionError(f"it says: {failure}") from failure
+        return
+    raise AssertionError("a version that nobody described was merged")
+
+
+CLAIMS = [wrong_inputs, stale_tables_file]

@@ -1,0 +1,146 @@
+"""Tables of other shapes than the windows' own: without a key, with types that silver converts, with keys that end in exceptions."""
+
+import datetime
+import json
+
+from lake import Lake, LakeTable
+from windows import row
+
+DAY = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+
+
+def cells(op, lsn, seq, unchanged=None, moved=False, exceptions=None, day=DAY, **data):
+    own = row(op, lsn, seq, unchanged=unchanged, moved=moved, exceptions=exceptions)
+    return {**data, **{name: value for name, value in own.items() if name.startswith("_")}, "_commit_ts": day}
+
+
+class Shape:
+    """One table in a lake of its own, merged step by step."""
+
+    def __init__(self, stack, generator, name, columns, key, rules="plain"):
+        for dataset in ("raw", "silver"):
+            stack.query(f"CREATE SCHEMA IF NOT EXISTS `{stack.project}.{dataset}`")
+        self.query, self.generate, self.rules = stack.query, generator, rules
+        self.lake = Lake(stack.scratch / name)
+        self.table = LakeTable(self.lake, name, columns, key)
+        self.state = f"`{stack.project}.silver.huella_merges`"
+
+    def merge(self, rows, through, snapshot, dt="2026-01-02"):
+        if rows:
+            self.table.write(rows)
+        self.table.publish()
+        cut = {
+            "through": through,
+            "commit": "c",
+            "dt": dt,
+            "tables": {self.table.source: {"version": 1, "snapshot": snapshot, "snapshot_dt": "2026-01-02"}},
+        }
+        wanted = self.generate(self.lake.generated([self.table]), self.table.source, cut, rules=self.rules)
+        self.query(wanted["raw"])
+        self.query(wanted["script"])
+        return wanted["target"]
+
+    def rewind(self, merged):
+        self.query(f"DELETE FROM {self.state} WHERE table_name = '{self.table.source}' AND merged_lsn > {merged}")
+
+
+def expect(got, want, what):
+    if got != want:
+        raise AssertionError(f"{what}: silver holds {got}, not {want}")
+
+
+def table_without_key(stack, generator):
+    """A table without a key keeps its rows of change, each once, whatever is merged twice, late or again"""
+    shape = Shape(stack, generator, "sin_clave", {"a": "STRING", "c": "INT64"}, [])
+    read = lambda: [
+        (r[0], int(r[1]), int(r[2]), r[3], r[4] and int(r[4]))
+        for r in shape.query(f"SELECT _op, _commit_lsn, _seq, a, c FROM {target} ORDER BY _commit_lsn, _seq, a, c")
+    ]
+    first = [cells("TRUNCATE", 10, -1), cells("SNAPSHOT", 10, 0, a="x", c=1), cells("SNAPSHOT", 10, 0, a="x", c=1)]
+    target = shape.merge(first, 10, 10)
+    copied = [("TRUNCATE", 10, -1, None, None), ("SNAPSHOT", 10, 0, "x", 1), ("SNAPSHOT", 10, 0, "x", 1)]
+    expect(read(), copied, "copy with two equal rows")
+    # Under FULL an UPDATE is a DELETE with the old row and an UPDATE with the new one. The last row begins where the cut ends.
+    shape.merge([cells("DELETE", 20, 1, a="x", c=1), cells("UPDATE", 20, 2, a="y", c=2), cells("INSERT", 30, 1, a="later", c=3)], 30, 10)
+    changed = copied + [("DELETE", 20, 1, "x", 1), ("UPDATE", 20, 2, "y", 2)]
+    expect(read(), changed, "changes")
+    shape.merge([], 30, 10)
+    shape.merge([], 10, 10)
+    expect(read(), changed, "the same cut again, and an old one")
+    shape.rewind(10)
+    shape.merge([], 40, 10)
+    later = changed + [("INSERT", 30, 1, "later", 3)]
+    expect(read(), later, "a window that overlaps what is there")
+    # A copy made at 25 that appears only now: what lies around it stays as it is.
+    shape.merge([cells("TRUNCATE", 25, -1), cells("SNAPSHOT", 25, 0, a="y", c=2), cells("SNAPSHOT", 25, 0, a="lost", c=9)], 40, 25)
+    mended = sorted(
+        later + [("TRUNCATE", 25, -1, None, None), ("SNAPSHOT", 25, 0, "y", 2), ("SNAPSHOT", 25, 0, "lost", 9)],
+        key=lambda r: (r[1], r[2], r[3] or "", r[4] or 0),
+    )
+    expect(read(), mended, "a copy behind the last merge")
+
+
+def converted_types(stack, generator):
+    """timestamp becomes DATETIME, json becomes JSON; a document that JSON cannot hold is NULL with its text in _exceptions, also when left out later"""
+    columns = {"id": "INT64", "z": "TIMESTAMP", "l": "DATETIME", "j": "JSON", "b": "BYTES", "f": "FLOAT64", "o": "BOOL"}
+    shape = Shape(stack, generator, "tipos", columns, ["id"])
+    local = datetime.datetime(2026, 2, 3, 4, 5, 6, 789012)
+    zoned = local.replace(tzinfo=datetime.timezone.utc)
+    rest = {"z": zoned, "l": local, "b": b"\x00\xff", "f": 0.1, "o": True}
+    target = shape.merge(
+        [
+            cells("TRUNCATE", 10, -1),
+            cells("SNAPSHOT", 10, 0, id=1, j='{"a": [1, null, "ñ"]}', **rest),
+            cells("SNAPSHOT", 10, 0, id=2, j="{broken", **rest),
+            cells("SNAPSHOT", 10, 0, id=3, j=None, **rest),
+        ],
+        10,
+        10,
+    )
+    read = lambda: [
+        (int(r[0]), r[1] and json.loads(r[1]), r[2] and json.loads(r[2]))
+        for r in shape.query(f"SELECT id, TO_JSON_STRING(j), _exceptions FROM {target} ORDER BY id")
+    ]
+    expect(read(), [(1, {"a": [1, None, "ñ"]}, None), (2, None, {"j": "{broken"}), (3, None, None)], "documents")
+    shape.merge(
+        [cells("UPDATE", 20, 1, unchanged='["j"]', id=1, **rest), cells("UPDATE", 20, 2, unchanged='["j"]', id=2, **{**rest, "f": 0.5})], 30, 10
+    )
+    expect(read(), [(1, {"a": [1, None, "ñ"]}, None), (2, None, {"j": "{broken"}), (3, None, None)], "documents left out")
+    shape.merge([cells("UPDATE", 40, 1, id=2, j='{"whole": true}', **rest)], 50, 10)
+    expect(read()[1], (2, {"whole": True}, None), "a document mended")
+    kinds = dict(shape.query(f"SELECT column_name, data_type FROM `{stack.project}.silver`.INFORMATION_SCHEMA.COLUMNS WHERE table_name = 'tipos'"))
+    # The emulator stores JSON as text and says so.
+    expect({name: kinds[name] for name in columns}, {**columns, "j": "STRING"}, "types")
+    expect(
+        shape.query(f"SELECT CAST(l AS STRING), CAST(UNIX_MICROS(z) AS STRING), TO_HEX(b) FROM {target} WHERE id = 1"),
+        [("2026-02-03 04:05:06.789012", str(int(zoned.timestamp()) * 1_000_000 + 789012), "00ff")],
+        "cells",
+    )
+
+
+def keys_in_exceptions(stack, generator):
+    """Keys that their type cannot hold (a date of infinity) are found again: updated and deleted, never inserted twice"""
+    shape = Shape(stack, generator, "clave_fecha", {"d": "DATE", "t": "STRING", "c": "INT64"}, ["d", "t"], rules="partitioned")
+    day = datetime.date(2026, 5, 6)
+    endless = '{"d":"infinity"}'
+    target = shape.merge(
+        [cells("TRUNCATE", 10, -1), cells("SNAPSHOT", 10, 0, d=day, t="a", c=1), cells("SNAPSHOT", 10, 0, d=None, t="a", c=2, exceptions=endless)],
+        10,
+        10,
+    )
+    shape.merge(
+        [
+            cells("UPDATE", 20, 1, d=None, t="a", c=3, exceptions=endless),
+            cells("INSERT", 20, 2, d=None, t="a", c=4, exceptions='{"d":"-infinity"}'),
+            cells("DELETE", 20, 3, d=day, t="a"),
+        ],
+        30,
+        10,
+    )
+    read = lambda: [(r[0], int(r[1])) for r in shape.query(f"SELECT JSON_VALUE(_exceptions, '$.d'), c FROM {target} ORDER BY c")]
+    expect(read(), [("infinity", 3), ("-infinity", 4)], "updates and deletes")
+    shape.merge([cells("DELETE", 40, 1, d=None, t="a", exceptions=endless)], 50, 10)
+    expect(read(), [("-infinity", 4)], "a delete")
+
+
+CLAIMS = [table_without_key, converted_types, keys_in_exceptions]
