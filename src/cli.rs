@@ -65,8 +65,10 @@ pub enum Command {
     #[command(after_help = "Example:\n  huella compact && huella publish\n\nAn unchanged table is not written again.")]
     Publish,
     /// Everything that a day needs: catalogues, compaction, one published cut, the Dataform run
-    #[command(after_help = "Example:\n  huella daily\n\nSafe to start twice and again at any time: every step that is done already is found done. A step that \
-        fails\nis told, and does not keep the others from being tried unless they need it.")]
+    #[command(
+        after_help = "Example:\n  huella daily\n\nSafe to start twice and again at any time: every step that is done already is found done. A step that \
+        fails\nis told, and does not keep the others from being tried unless they need it."
+    )]
     Daily,
     /// The Dataform project: what it needs to know of the lake, and running it
     #[command(after_help = "Examples:\n  huella dataform generate --out dataform/includes\n  huella dataform run")]

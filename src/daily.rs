@@ -107,7 +107,10 @@ async fn tables(config: &Config) -> Result<()> {
     let store = crate::store::open(&config.lake.url).await?;
     let changed = dataform::publish_tables(bigquery, config, store.as_ref()).await?;
     for line in &changed {
-        tracing::warn!(change = line, "tables changed: the Dataform repository needs a commit of `huella dataform generate --out includes`");
+        tracing::warn!(
+            change = line,
+            "tables changed: the Dataform repository needs a commit of `huella dataform generate --out includes`"
+        );
     }
     Ok(())
 }

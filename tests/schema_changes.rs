@@ -249,6 +249,11 @@ async fn assert_all(w: &World, at_once: bool) {
             let is = mark(w, case.name)["version"].as_u64().unwrap();
             assert!(is == version || (!at_once && is > version && version > 1), "{name}: {of_table}\n{log}");
         }
+        // A look between DROP and CREATE sees the table go, and then another one join: right as well, and said so.
+        let joined = |line: &str| line.contains(&format!("\"{name}\"")) && line.contains("a table joins");
+        if !at_once && case.said == "dropped and created again" && log.lines().any(joined) {
+            continue;
+        }
         let in_log = log.lines().any(|line| line.contains(&format!("\"{name}\"")) && line.contains(case.said));
         assert!(in_log, "{name}: no line of the log says {:?}\n{log}", case.said);
         let changes = of_table["changes"].to_string();

@@ -10,7 +10,9 @@ use google_cloud_auth::credentials::{Builder as CredentialsBuilder, Credentials,
 use google_cloud_dataform_v1::client::Dataform;
 use google_cloud_dataform_v1::model::compilation_result::Source;
 use google_cloud_dataform_v1::model::workflow_invocation::{CompilationSource, State};
-use google_cloud_dataform_v1::model::{CodeCompilationConfig, CompilationResult, InvocationConfig, WorkflowInvocation, WorkflowInvocationAction};
+use google_cloud_dataform_v1::model::{
+    CodeCompilationConfig, CompilationResult, InvocationConfig, WorkflowInvocation, WorkflowInvocationAction,
+};
 use google_cloud_gax::paginator::ItemPaginator;
 use std::time::Duration;
 
@@ -81,7 +83,13 @@ impl<'a> Repository<'a> {
             // A release configuration's own compilation takes no variables: its commit and settings are compiled with ours.
             Code::ReleaseConfig(id) => {
                 let name = if id.contains('/') { id.clone() } else { format!("{}/releaseConfigs/{id}", self.settings.repository) };
-                let found = self.client.get_release_config().set_name(name).send().await.map_err(|e| failed("reading the release configuration", e))?;
+                let found = self
+                    .client
+                    .get_release_config()
+                    .set_name(name)
+                    .send()
+                    .await
+                    .map_err(|e| failed("reading the release configuration", e))?;
                 (found.git_commitish, found.code_compilation_config.unwrap_or_default())
             }
         };

@@ -10,6 +10,6 @@ mod record;
 mod run;
 mod vars;
 
-pub use generate::{run as generate, publish as publish_tables};
+pub use generate::{publish as publish_tables, run as generate};
 pub use run::run;
 pub use vars::huella_cut;

@@ -27,9 +27,10 @@ const LOOKS_FAILED_MAX: u32 = 20;
 /// `Kind::Config` without `[dataform]`, for a repository that does not compile, and for what the service refuses; `Kind::Lake` if
 /// nothing is published; `Kind::Retry` if an action failed, or the service does not answer.
 pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<()> {
-    let settings = config.dataform.as_ref().ok_or_else(|| {
-        Error::config("[dataform] is missing: repository, and git_commitish or release_config, say what is to run")
-    })?;
+    let settings = config
+        .dataform
+        .as_ref()
+        .ok_or_else(|| Error::config("[dataform] is missing: repository, and git_commitish or release_config, say what is to run"))?;
     let store = crate::store::open(&config.lake.url).await?;
     let Some((cut, _)) = publish::current(store.as_ref()).await? else {
         return Err(Error::lake("nothing is published yet: `huella publish` first"));

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::lake::{FORMAT, Proposal, ProposedTable, Watermark, schema_path};
 use crate::lsn::CommitSeq;
-use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::catalogue::{self, Table, TableKind};
 use crate::postgres::fingerprint::same_rows;
 use crate::postgres::{ConnectOptions, Replication, System, connect_sql, slot};
 use crate::schema::HashKey;
@@ -169,13 +169,20 @@ impl Offer<'_> {
 
     /// The catalogues that changed, all as of one point.
     async fn catalogues(&self, names: &[TableName], watermark: &Watermark) -> Result<Vec<ProposedTable>> {
+        // Before any lock: what is not there, or no table, is the configuration's fault, and LOCK TABLE would only say that it failed.
+        let client = connect_sql(&self.options).await?;
+        let there = catalogue::tables(&client, names).await?;
+        for name in names {
+            let table = there.iter().find(|t| t.name == *name);
+            let gone = || Error::source_refused(format!("table {name} does not exist: correct [[table]] name, or create it"));
+            source::refuse_unfit_catalogue(self.config, table.ok_or_else(gone)?)?;
+        }
         let prepared = prepare_catalogues(&self.options, names, self.config.snapshot.workers).await?;
         let mut jobs = Vec::new();
         let mut offered = BTreeMap::new();
         for name in names {
             let table = prepared.tables.iter().find(|t| t.name == *name);
-            let table =
-                table.ok_or_else(|| Error::source_refused(format!("table {name} does not exist: correct [[table]] name, or create it")))?;
+            let table = table.ok_or_else(|| Error::retry(format!("table {name} went away just now")))?;
             source::refuse_unfit_catalogue(self.config, table)?;
             let (schema, changed) = self.catalogue_version(table, watermark).await?;
             let job = job(schema, table, None);

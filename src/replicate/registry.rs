@@ -335,7 +335,8 @@ impl Registry {
         let mut why = String::new();
         for index in (0..entry.versions.len()).rev() {
             let schema = Arc::clone(&entry.versions[index]);
-            match schema.fit_relation(&relation, table, &privacy) {
+            // Of a table that was dropped, and created again since, the catalogue says nothing any more.
+            match schema.fit_relation(&relation, table.filter(|table| table.oid == relation.id), &privacy) {
                 Fit::Same(layout) => return Ok((schema, Arc::new(layout))),
                 Fit::Extends { schema: extended, layout, copy, what } => {
                     let extended = Arc::new(*extended);
@@ -351,12 +352,17 @@ impl Registry {
                     }
                     return Ok((extended, Arc::new(layout)));
                 }
-                Fit::Breaks(reason) => why = reason,
+                // What it says of the newest is what a person understands.
+                Fit::Breaks(reason) if why.is_empty() => why = reason,
+                Fit::Breaks(_) => {}
             }
         }
         let table = table.ok_or_else(|| Error::retry(format!("{name}: {why}, and the table is no longer in the catalogue")))?;
         let mut hidden = privacy.clone();
         let ahead = matches!(TableSchema::begin(table, 0, &privacy).fit_relation(&relation, Some(table), &privacy), Fit::Breaks(_));
+        if ahead && relation.id != table.oid {
+            return self.superseded(store, &privacy, &relation, table, at, &why).await;
+        }
         if ahead {
             // The catalogue has gone on: these rows get a version of their own, of the shape they were sent in, which a copy of the
             // present shape supersedes. Nothing waits for a shape that never comes back.
@@ -376,6 +382,29 @@ impl Registry {
             Fit::Same(layout) | Fit::Extends { layout, .. } => Ok((schema, Arc::new(layout))),
             Fit::Breaks(reason) => Err(Error::bug(format!("{name}: a version was begun for a shape that does not fit it ({reason})"))),
         }
+    }
+
+    /// Rows of a table that was dropped, and created again since: a copy of the new one, taken after them, has nothing of them. They stand
+    /// where it supersedes them, as far as its version has their columns.
+    async fn superseded(
+        &mut self,
+        store: &dyn Store,
+        privacy: &Privacy,
+        relation: &Relation,
+        table: &Table,
+        at: Lsn,
+        why: &str,
+    ) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
+        let name = &table.name;
+        let Some(entry) = self.entries.get(name) else { return Err(Error::bug(format!("{name} is not replicated"))) };
+        let newest = entry.versions.last().filter(|newest| matches!(newest.fit_catalogue(table, privacy), Fit::Same(_))).cloned();
+        let current = newest.as_ref().is_some_and(|newest| entry.mark.version == Some(newest.version));
+        if !(current && entry.mark.snapshot.is_some_and(|snapshot| at < snapshot)) {
+            self.begin(store, privacy, table, newest.filter(|_| !current), Some(Lsn(at.0 + 1)), why).await?;
+        }
+        let schema = self.newest(name)?;
+        let layout = schema.superseded_layout(relation, privacy);
+        Ok((schema, Arc::new(layout)))
     }
 
     fn newest(&self, name: &TableName) -> Result<Arc<TableSchema>> {

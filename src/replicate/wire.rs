@@ -12,15 +12,16 @@ use tokio_postgres::Client;
 
 /// `now` with the columns and the key of `relation`; without a fingerprint, for the catalogue never shows it again.
 pub(crate) async fn table(client: &Client, relation: &Relation, now: &Table) -> Result<Table> {
-    let unknown: Vec<&RelationColumn> = relation.columns.iter().filter(|c| known(now, c).is_none()).collect();
+    let unknown: Vec<&RelationColumn> = relation.columns.iter().filter(|c| known(now, relation.id, c).is_none()).collect();
     let declared: Vec<(u32, i32)> = unknown.iter().map(|c| (c.type_oid, c.typmod)).collect();
     let mut types = catalogue::base_types(client, &declared).await?.into_iter();
     let mut table = now.clone();
+    table.oid = relation.id; // another one, if the table was dropped and created again
     table.fingerprint = String::new();
     table.columns = relation
         .columns
         .iter()
-        .map(|wire| match known(now, wire) {
+        .map(|wire| match known(now, relation.id, wire) {
             Some(column) => Some(column.clone()),
             None => Some(Column {
                 attnum: 0,
@@ -56,6 +57,10 @@ pub(crate) fn unknown(relation: &Relation, now: &Table, versions: &[Arc<TableSch
     names.map(|c| c.name.clone()).collect()
 }
 
-fn known<'a>(now: &'a Table, wire: &RelationColumn) -> Option<&'a Column> {
-    now.columns.iter().find(|c| !c.generated && c.name == wire.name && (c.type_oid, c.typmod) == (wire.type_oid, wire.typmod))
+fn known<'a>(now: &'a Table, relation: u32, wire: &RelationColumn) -> Option<&'a Column> {
+    let same_table = now.oid == relation || now.leaves.iter().any(|leaf| leaf.oid == relation);
+    now.columns
+        .iter()
+        .filter(|_| same_table)
+        .find(|c| !c.generated && c.name == wire.name && (c.type_oid, c.typmod) == (wire.type_oid, wire.typmod))
 }

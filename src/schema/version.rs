@@ -337,6 +337,12 @@ impl TableSchema {
         }
     }
 
+    /// A layout for rows of another table of the name: what the version knows by name. Only for rows that a copy of this version, taken
+    /// later, supersedes.
+    pub fn superseded_layout(&self, relation: &Relation, privacy: &Privacy) -> Layout {
+        self.layout(relation.columns.iter().map(|c| c.name.as_str()), privacy, |_| None)
+    }
+
     /// The layout of a copy that selects the version's live columns in their order.
     pub fn copy_layout(&self) -> Layout {
         self.layout(self.columns.iter().filter(|c| !c.dropped).map(|c| c.source.as_str()), &Privacy::default(), |_| None)
