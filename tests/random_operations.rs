@@ -121,7 +121,8 @@ impl Source {
         };
         let mut columns = vec![Column { name: "id".to_owned(), kind: "int" }, Column { name: "b".to_owned(), kind: "int" }];
         for _ in 0..self.dice.roll(5) {
-            columns.push(Column { name: self.name("c"), kind: *self.dice.pick(KINDS) });
+            let (name, kind) = (self.name("c"), *self.dice.pick(KINDS));
+            columns.push(Column { name, kind });
         }
         let list: Vec<String> = columns.iter().map(|c| format!("{} {}", c.name, c.kind)).collect();
         let primary = if key.is_empty() { String::new() } else { format!(", PRIMARY KEY ({})", key.join(", ")) };

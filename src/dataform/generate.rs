@@ -83,7 +83,7 @@ pub async fn run(config: &Config, out: &Path) -> Result<()> {
             .with_source(e)
         })?),
     };
-    let document = document(config, bigquery, store.as_ref(), before.as_ref()).await?;
+    let document = document(bigquery, store.as_ref(), before.as_ref()).await?;
     let mut body = serde_json::to_vec_pretty(&document).map_err(|e| Error::bug("writing JSON").with_source(e))?;
     body.push(b'\n');
     if there.as_ref() == Some(&body) {
@@ -100,11 +100,11 @@ pub async fn run(config: &Config, out: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `Kind::Lake` if there is no lake.
-pub async fn publish(bigquery: &BigQuery, config: &Config, store: &dyn Store) -> Result<Vec<String>> {
+pub async fn publish(bigquery: &BigQuery, store: &dyn Store) -> Result<Vec<String>> {
     let there = commit::persist("read the lake's table list", || store.get(LAKE_PATH)).await?;
     // One that cannot be read is written anew: it only serves to tell what changed.
     let before: Option<Document> = there.as_ref().and_then(|object| serde_json::from_slice(&object.body).ok());
-    let now = document(config, bigquery, store, before.as_ref()).await?;
+    let now = document(bigquery, store, before.as_ref()).await?;
     if before.as_ref() == Some(&now) {
         return Ok(Vec::new());
     }
@@ -124,19 +124,19 @@ fn replace(path: &Path, body: &[u8]) -> std::io::Result<()> {
     renamed
 }
 
-async fn document(config: &Config, bigquery: &BigQuery, store: &dyn Store, before: Option<&Document>) -> Result<Document> {
+async fn document(bigquery: &BigQuery, store: &dyn Store, before: Option<&Document>) -> Result<Document> {
     let watermark = crate::files::begun(store).await?;
-    let current: Vec<(&TableName, u32)> = watermark.tables.iter().filter_map(|(name, mark)| Some((name, mark.version?))).collect();
+    let current: Vec<(&TableName, u32, Mode)> =
+        watermark.tables.iter().filter_map(|(name, mark)| Some((name, mark.version?, mark.mode))).collect();
     let given = before.iter().flat_map(|document| &document.tables).map(|table| (table.source.clone(), table.name.clone())).collect();
-    let names = names::assign(current.iter().map(|(name, _)| *name), &given);
+    let names = names::assign(current.iter().map(|(name, ..)| *name), &given);
     let mut tables = Vec::new();
-    for (table, version) in current {
+    for (table, version, mode) in current {
         let schema = commit::schema(store, table, version).await?;
-        let mode = config.table(table).map_or(Mode::Stream, |table| table.mode);
         tables.push(Table {
             name: names[table].clone(),
             version,
-            mode: if mode == Mode::Snapshot { "snapshot" } else { "stream" }.to_owned(),
+            mode: mode.as_str().to_owned(),
             manifest: store.uri(&manifest_path(table, version)),
             reference_schema: store.uri(&reference_path(table, version)),
             hive_prefix: format!("{}/{{dt:DATE}}", store.uri(&table_prefix(table, version))),
@@ -156,7 +156,7 @@ async fn document(config: &Config, bigquery: &BigQuery, store: &dyn Store, befor
     })
 }
 
-/// The live columns; dropped ones are NULL from now on and of no use to a merge.
+/// All columns of the version: one that was dropped at the source is in its older files, and stays in silver.
 fn columns(schema: &TableSchema) -> Vec<Column> {
     let column = |column: &SchemaColumn| {
         let (raw, silver) = types(column);
@@ -168,7 +168,7 @@ fn columns(schema: &TableSchema) -> Vec<Column> {
             silver: silver.to_owned(),
         }
     };
-    schema.columns.iter().filter(|column| !column.dropped).map(column).collect()
+    schema.columns.iter().map(column).collect()
 }
 
 /// The type that BigQuery sees in the file, and the one that silver should have.
