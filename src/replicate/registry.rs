@@ -361,6 +361,7 @@ impl Registry {
         let mut hidden = privacy.clone();
         let ahead = matches!(TableSchema::begin(table, 0, &privacy).fit_relation(&relation, Some(table), &privacy), Fit::Breaks(_));
         if ahead && relation.id != table.oid {
+            let why = format!("the table was dropped and created again (oid {} became {})", relation.id, table.oid);
             return self.superseded(store, &privacy, &relation, table, at, &why).await;
         }
         if ahead {

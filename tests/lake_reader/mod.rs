@@ -177,12 +177,24 @@ impl Lake {
 
     /// The current rows by the contract's rule, sorted. Without a key: as often as they are there.
     pub(crate) fn state(&self, table: &str) -> Vec<Cells> {
-        let Some(schema) = self.live(table).first().map(|path| schema_of(path)) else { return Vec::new() };
+        let Some(first) = self.live(table).first().cloned() else { return Vec::new() };
+        // The version as it is by now: a file's own footer says what was so when it was written.
+        let now = std::fs::read(first.parent().and_then(Path::parent).unwrap().join("schema.json"));
+        let schema = now.map_or_else(|_| schema_of(&first), |body| serde_json::from_slice(&body).unwrap());
         let key = source_names(&schema, schema["key"].as_array().unwrap().iter().map(|k| k.as_str().unwrap()));
         let changes = self.changes(table);
-        let mut rows = if key.is_empty() { bag(changes) } else { keyed(changes, &key, &schema) };
         let dropped = schema["columns"].as_array().unwrap().iter().filter(|c| c["dropped"] == true);
         let dropped: Vec<&str> = dropped.map(|c| c["source"].as_str().unwrap()).collect();
+        let mut rows = if key.is_empty() {
+            // A row that was written before a column came or went, and is deleted after it: the same row.
+            let same = |mut change: Change| {
+                change.cells.retain(|name, cell| cell.is_some() && !dropped.contains(&name.as_str()));
+                change
+            };
+            bag(changes.into_iter().map(same).collect())
+        } else {
+            keyed(changes, &key, &schema)
+        };
         rows.iter_mut().for_each(|row| row.retain(|name, _| !dropped.contains(&name.as_str())));
         rows.sort();
         rows
