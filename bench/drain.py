@@ -72,6 +72,10 @@ MIXES = {
     "large-values": (40, "CREATE TABLE docs(id bigint PRIMARY KEY, body text)", lambda rows: "SELECT 1",
                      lambda rows: in_transactions("INSERT INTO docs SELECT i, (SELECT string_agg(md5((i * j)::text), '') "
                                                   "FROM generate_series(1, 327680) j) FROM generate_series({a}, {b}) i", rows, 1)),
+    # Larger than a piece of the budget: each goes alone.
+    "huge-values": (10, "CREATE TABLE docs(id bigint PRIMARY KEY, body text)", lambda rows: "SELECT 1",
+                    lambda rows: in_transactions("INSERT INTO docs SELECT i, (SELECT string_agg(md5((i * j)::text), '') "
+                                                 "FROM generate_series(1, 983040) j) FROM generate_series({a}, {b}) i", rows, 1)),
     "nothing": (0, DONACIONES, lambda rows: "SELECT 1", lambda rows: "SELECT 1"),
 }
 

@@ -78,6 +78,19 @@ async fn a_server_restored_to_an_earlier_point_is_refused() {
     assert_eq!(w.read().commits.iter().filter(|m| m["reset"] == true).count(), 1);
 }
 
+/// Nothing but its transactions betrays it: same cluster, same timeline, more WAL than the lake has followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_restored_to_an_earlier_point_that_has_gone_on_past_the_watermark_is_refused() {
+    let mut w = World::with_rows(&[]).await;
+    w.back_to_a_copy(false).await;
+    w.rows(200, 20_000).await;
+    assert!(lake_reader::lsn(&w.text("SELECT pg_current_wal_insert_lsn()::text").await) > w.through());
+    let through = w.through();
+    w.refused(&["the server does not have transaction", "it was restored to an earlier point and has gone on", "huella run --resnapshot"]);
+    assert_eq!(w.through(), through, "nothing of the other history was committed");
+    w.mended_by_resnapshot("UPDATE donaciones SET monto = 2 WHERE id < 10").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timeline_that_left_before_the_watermark_is_refused() {
     let mut w = World::with_rows(&[]).await;

@@ -6,7 +6,7 @@
 
 use super::table::{SealedTable, TableBatch, Transaction};
 use crate::error::{Error, Result};
-use crate::lake::{FileKind, date};
+use crate::lake::{FileKind, TransactionMark, date, rfc3339};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, OldTuple, Tuple};
 use crate::schema::HashKey;
@@ -30,8 +30,35 @@ pub struct Piece {
     pub transactions: u64,
     /// Rows in it.
     pub rows: u64,
-    /// Commit time of its last complete transaction, microseconds since 1970-01-01 UTC.
-    pub last_commit_us: Option<i64>,
+    /// The last complete transaction.
+    pub last: Option<LastTransaction>,
+}
+
+/// A complete transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastTransaction {
+    /// LSN of its commit record.
+    pub commit_lsn: Lsn,
+    /// Transaction id.
+    pub xid: u32,
+    /// Commit time, microseconds since 1970-01-01 UTC.
+    pub commit_time_us: i64,
+}
+
+impl LastTransaction {
+    /// As the watermark keeps it.
+    pub fn mark(&self) -> TransactionMark {
+        TransactionMark { commit_lsn: self.commit_lsn, xid: self.xid, commit_time: rfc3339(self.commit_time_us) }
+    }
+}
+
+/// What a stream that begins below the watermark must send again.
+#[derive(Debug)]
+pub struct Replay {
+    /// The last transaction that the lake has.
+    pub last: TransactionMark,
+    /// The slot stands before it, so that it has to come.
+    pub due: bool,
 }
 
 struct Entry {
@@ -49,6 +76,14 @@ struct Arriving {
     touched: Vec<usize>,
 }
 
+fn diverged(last: &TransactionMark) -> Error {
+    Error::source_refused(format!(
+        "the server does not have transaction {} as the lake has it (commit {}, {}): it was restored to an earlier point and has gone on from \
+         there. Run `huella run --resnapshot`: it copies every table; history is kept",
+        last.xid, last.commit_lsn, last.commit_time
+    ))
+}
+
 /// Collects rows until they are cut.
 pub struct Batcher {
     hash_key: Option<HashKey>,
@@ -62,7 +97,8 @@ pub struct Batcher {
     cut_position: Lsn,
     oldest: Option<Instant>,
     transactions: u64,
-    last_commit_us: Option<i64>,
+    last: Option<LastTransaction>,
+    replay: Option<Replay>,
     /// Rows of the transaction that is arriving, or has just arrived, were cut before.
     spilled: bool,
     torn: Option<Torn>,
@@ -78,8 +114,9 @@ pub struct Torn {
 }
 
 impl Batcher {
-    /// Begins at `through`; transactions whose commit lies below it are discarded. `limit_bytes` is what may be buffered.
-    pub fn new(through: Lsn, limit_bytes: usize, hash_key: Option<HashKey>) -> Self {
+    /// Begins at `through`; transactions whose commit lies below it are compared with `replay` and discarded. `limit_bytes` is what may be
+    /// buffered.
+    pub fn new(through: Lsn, replay: Option<Replay>, limit_bytes: usize, hash_key: Option<HashKey>) -> Self {
         Self {
             hash_key,
             limit_bytes,
@@ -92,7 +129,8 @@ impl Batcher {
             cut_position: through,
             oldest: None,
             transactions: 0,
-            last_commit_us: None,
+            last: None,
+            replay,
             spilled: false,
             torn: None,
         }
@@ -115,6 +153,7 @@ impl Batcher {
             return Err(Error::bug("BEGIN inside a transaction"));
         }
         let known = begin.final_lsn < self.start;
+        self.compare(begin, known)?;
         if !known && begin.final_lsn < self.position {
             return Err(Error::bug(format!("a transaction with commit {} arrived after position {}", begin.final_lsn, self.position)));
         }
@@ -126,6 +165,30 @@ impl Batcher {
             touched: Vec::new(),
         });
         Ok(())
+    }
+
+    /// What is sent again has to be what was sent before: else the server's history is another one, and what it has put below the
+    /// watermark instead would be taken for known.
+    fn compare(&mut self, begin: &Begin, known: bool) -> Result<()> {
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let mark = LastTransaction { commit_lsn: begin.final_lsn, xid: begin.xid, commit_time_us: begin.commit_time_us }.mark();
+        if !known {
+            return self.settle_replay();
+        }
+        if mark == replay.last {
+            replay.due = false;
+        } else if mark.commit_lsn >= replay.last.commit_lsn {
+            return Err(diverged(&replay.last));
+        }
+        Ok(())
+    }
+
+    /// Nothing more is sent again.
+    fn settle_replay(&mut self) -> Result<()> {
+        match self.replay.take() {
+            Some(replay) if replay.due => Err(diverged(&replay.last)),
+            _ => Ok(()),
+        }
     }
 
     /// Id of the transaction that is arriving.
@@ -147,17 +210,22 @@ impl Batcher {
         self.shut.iter_mut().for_each(TableBatch::complete);
         if !done.known {
             self.transactions += 1;
-            self.last_commit_us = Some(commit.commit_time_us);
+            self.last =
+                done.tx.xid.map(|xid| LastTransaction { commit_lsn: commit.commit_lsn, xid, commit_time_us: commit.commit_time_us });
             self.position = self.position.max(commit.end_lsn);
         }
         Ok(())
     }
 
     /// A keepalive's `wal_end`: a position only between transactions.
-    pub fn keepalive(&mut self, wal_end: Lsn) {
+    pub fn keepalive(&mut self, wal_end: Lsn) -> Result<()> {
         if self.arriving.is_none() {
+            if wal_end > self.start {
+                self.settle_replay()?;
+            }
             self.position = self.position.max(wal_end);
         }
+        Ok(())
     }
 
     /// Whether a transaction is arriving.
@@ -193,6 +261,11 @@ impl Batcher {
     /// Whether a complete transaction waits whose first rows are cut already.
     pub fn overdue(&self) -> bool {
         self.spilled && self.arriving.is_none()
+    }
+
+    /// What is buffered takes about this much memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether the buffers are full, or would be with `more` bytes.
@@ -286,7 +359,7 @@ impl Batcher {
         if !complete.tables.is_empty() || (boundary && self.position > self.cut_position) {
             complete.through = Some(self.position);
             complete.transactions = std::mem::take(&mut self.transactions);
-            complete.last_commit_us = self.last_commit_us;
+            complete.last = self.last;
             self.cut_position = self.position;
             pieces.push(complete);
         }

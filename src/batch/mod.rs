@@ -10,7 +10,7 @@ mod copied;
 mod parquet;
 mod table;
 
-pub use batcher::{Batcher, Piece, Target, Torn};
+pub use batcher::{Batcher, LastTransaction, Piece, Replay, Target, Torn};
 pub use copied::{CopyBatch, CopyColumn};
 pub use parquet::{EncodedFile, GrowingFile, encode, options};
 pub use table::{SealedTable, TableBatch, Transaction};

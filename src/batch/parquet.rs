@@ -12,7 +12,7 @@ use crate::schema::version::TableSchema;
 use crate::table_name::TableName;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -42,6 +42,9 @@ pub struct EncodedFile {
     /// The file.
     pub body: Bytes,
 }
+
+/// A value of this length has no statistics.
+const HUGE_BYTES: u32 = 1 << 20;
 
 /// Rows that are looked at to decide on a column's dictionary.
 const SAMPLE: usize = 512;
@@ -158,6 +161,9 @@ pub fn options(schema: &TableSchema, sample: &RecordBatch, level: i32) -> ArrowW
         if !dictionary_pays(sample, index) {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(vec![field.name().clone()]), false);
         }
+        if has_huge(sample.column(index)) {
+            properties = properties.set_column_statistics_enabled(ColumnPath::from(vec![field.name().clone()]), EnabledStatistics::None);
+        }
     }
     ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true)
 }
@@ -177,6 +183,17 @@ fn dictionary_pays(rows: &RecordBatch, index: usize) -> bool {
         DataType::Binary => few(at.map(|i| array.as_binary::<i32>().value(i))),
         _ => true,
     }
+}
+
+/// Whether a value is so long that a copy of the smallest and of the largest one, which statistics keep until the end, is better not made.
+fn has_huge(array: &ArrayRef) -> bool {
+    let longest = |offsets: &[i32]| offsets.windows(2).map(|w| w[1].abs_diff(w[0])).max().unwrap_or(0);
+    let longest = match array.data_type() {
+        DataType::Utf8 => longest(array.as_string::<i32>().value_offsets()),
+        DataType::Binary => longest(array.as_binary::<i32>().value_offsets()),
+        _ => 0,
+    };
+    longest >= HUGE_BYTES
 }
 
 fn few<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>) -> bool {

@@ -22,7 +22,9 @@ pub use path::{
     DataPath, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, schema_path, table_prefix,
 };
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
-pub use watermark::{CHANGES_KEPT, ListMark, Pending, PublicationMark, SlotState, Source, TableChange, TableMark, Watermark};
+pub use watermark::{
+    CHANGES_KEPT, ListMark, Pending, PublicationMark, SlotState, Source, TableChange, TableMark, TransactionMark, Watermark,
+};
 
 /// The layout's number in every document.
 pub const FORMAT: u32 = 1;

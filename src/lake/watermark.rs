@@ -65,6 +65,17 @@ pub struct Source {
     pub publication: Option<PublicationMark>,
 }
 
+/// A transaction as its commit record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionMark {
+    /// LSN of the commit record.
+    pub commit_lsn: Lsn,
+    /// Transaction id.
+    pub xid: u32,
+    /// Commit time, RFC 3339, UTC.
+    pub commit_time: String,
+}
+
 /// A version whose first snapshot is not committed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
@@ -141,6 +152,10 @@ pub struct Watermark {
     pub seq: CommitSeq,
     /// End position: the lake holds exactly the transactions with commit LSN below it. `None` before the slot exists.
     pub through: Option<Lsn>,
+    /// The last transaction below `through` that the stream brought. Beyond the contract's example, because nothing else betrays a server
+    /// that was restored to an earlier point, on the same timeline, and has gone on past `through` since: what it sends again differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transaction: Option<TransactionMark>,
     /// Progress of the first start.
     pub slot_state: SlotState,
     /// Path of the last commit's manifest; `None` before the first.

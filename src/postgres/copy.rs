@@ -86,7 +86,7 @@ impl CopySession {
         loop {
             let (run, wanted) = self.whole_frames()?;
             if run > 0 {
-                return Ok(Some(Frames::new(self.session.wire.buf.split_to(run).freeze())));
+                return Ok(Some(Frames::new(self.session.wire.buf.split_to(run).freeze(), None)));
             }
             match self.session.wire.buf.first() {
                 Some(&tag) if tag != COPY_DATA_TAG => match self.session.next_or_refusal("copying").await? {

@@ -5,6 +5,8 @@
 
 use super::error::DbError;
 use bytes::Bytes;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Tag byte and length word in front of every message.
 pub(super) const HEADER_BYTES: usize = 5;
@@ -39,17 +41,25 @@ impl From<DbError> for ServerNotice {
 
 /// Many whole CopyData messages.
 #[derive(Clone)]
-pub struct Frames(Bytes);
+pub struct Frames {
+    bytes: Bytes,
+    /// Their part of what may be held; given back with the last clone.
+    room: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// What [`Frames`] took of the memory for what was read.
+#[derive(Debug)]
+pub struct FramesRoom(#[expect(dead_code, reason = "held for its drop")] Option<Arc<OwnedSemaphorePermit>>);
 
 impl Frames {
     /// `bytes` must hold whole CopyData messages only.
-    pub(super) fn new(bytes: Bytes) -> Self {
-        Self(bytes)
+    pub(super) fn new(bytes: Bytes, room: Option<OwnedSemaphorePermit>) -> Self {
+        Self { bytes, room: room.map(Arc::new) }
     }
 
     /// The payload of each message in order (`w…` data, `k…` keepalive), as slices of the shared buffer.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &self.0[..];
+        let mut rest = &self.bytes[..];
         std::iter::from_fn(move || {
             let (header, after) = rest.split_first_chunk::<HEADER_BYTES>()?;
             let (payload, next) = after.split_at_checked(payload_bytes(header)?)?;
@@ -58,9 +68,14 @@ impl Frames {
         })
     }
 
+    /// Gives the bytes up and keeps their room: until it is dropped nothing takes their place.
+    pub fn into_room(self) -> FramesRoom {
+        FramesRoom(self.room)
+    }
+
     /// Size on the wire, headers included.
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 }
 

@@ -190,6 +190,15 @@ async fn run(client: &(impl GenericClient + Sync), doing: &str, sql: &str, shown
 
 /// The publication of this name, if there is one.
 pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Option<Publication>> {
+    read_members(client, name, None).await
+}
+
+/// The publication of this name with no members but these relations: reading thousands takes its time.
+pub async fn read_of(client: &(impl GenericClient + Sync), name: &str, relids: &[u32]) -> Result<Option<Publication>> {
+    read_members(client, name, Some(relids)).await
+}
+
+async fn read_members(client: &(impl GenericClient + Sync), name: &str, relids: Option<&[u32]>) -> Result<Option<Publication>> {
     let doing = format!("reading publication {name:?}");
     let failed = |e| failed(&doing, e);
     let version = server::version(client).await?;
@@ -221,7 +230,7 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
     }
     if publication.all_tables || !publication.schemas.is_empty() {
         let brought = brought(&publication);
-        for row in client.query_typed(brought, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
+        for row in client.query_typed(brought, &[(&publication.oid, Type::OID), (&relids, Type::OID_ARRAY)]).await.map_err(failed)? {
             let table = PublishedTable { relid: row.get(2), oid: 0, xmin: 0, columns: None, row_filter: false, filter_columns: Vec::new() };
             publication.tables.insert(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), table);
         }
@@ -242,8 +251,8 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
                 CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(m) AS row) j
                  JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE m.prpubid = $1";
-    for row in client.query_typed(sql, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
+                WHERE m.prpubid = $1 AND ($2 IS NULL OR m.prrelid = ANY ($2))";
+    for row in client.query_typed(sql, &[(&publication.oid, Type::OID), (&relids, Type::OID_ARRAY)]).await.map_err(failed)? {
         let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         let (oid, xmin) = (row.get(3), xid(row.get(4))?);
         let counts = !publication.schemas.contains_key(&name.schema);
@@ -286,7 +295,7 @@ fn brought(publication: &Publication) -> &'static str {
             concat!(
                 "SELECT n.nspname::text, c.relname::text, c.oid FROM pg_catalog.pg_class c
                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                  WHERE c.relpersistence = 'p' AND c.oid >= 16384 AND $1 <> 0 AND ",
+                  WHERE c.relpersistence = 'p' AND c.oid >= 16384 AND $1 <> 0 AND ($2 IS NULL OR c.oid = ANY ($2)) AND ",
                 $kind,
                 $schema
             )

@@ -3,7 +3,7 @@
 //! Owns: the read buffer, back-pressure, feedback to the server. Does not own: what the data means.
 //! Invariants: bytes are copied once, from the socket into the buffer that the consumer sees; a consumer that
 //! stalls stops reading but never feedback; a server that does not read blocks neither reading nor the timers;
-//! what is buffered is at most `QUEUE_CHUNKS` + 1 chunks of about `CHUNK_BYTES` (or one larger frame).
+//! what is read and not yet done with takes `ROOM_BYTES`, or is one larger frame.
 
 use super::error::{DbError, from_io, protocol};
 use super::frames::{COPY_DATA_TAG, Event, Frames, HEADER_BYTES, ServerNotice, payload_bytes};
@@ -23,14 +23,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-/// Chunks that wait for the consumer: one that it can take at once; the one behind it waits in the reader. More would
-/// hold more of a flood of huge frames, and the kernel's buffer waits as well.
+/// Chunks that wait for the consumer: one that it can take at once; the one behind it waits in the reader.
 pub(super) const QUEUE_CHUNKS: usize = 1;
 /// A chunk is handed over when this much is held, or when the socket has nothing more.
 const CHUNK_BYTES: usize = 1 << 20;
+/// What the reader, the queue and the consumer may hold of the wire: a chunk each, and one to spare. A larger frame is read alone, once
+/// the consumer is done with all before it.
+const ROOM_BYTES: u32 = 4 << 20;
 /// Room below which a new buffer is taken: small reads are what makes an eager reader slow.
 const READ_BYTES_MIN: usize = 64 << 10;
 /// PostgreSQL's own limit of a message is 1 GiB.
@@ -77,7 +79,8 @@ enum Happened {
     Ask,
     Written(io::Result<()>),
     Clock,
-    Room(bool),
+    Taken(bool),
+    Room(OwnedSemaphorePermit),
     Gathered,
     Filled(io::Result<Filled>),
 }
@@ -91,7 +94,10 @@ pub(super) struct Reader {
     buf: BytesMut,
     /// Size of the frame at the beginning of `buf`, as far as known.
     frame_bytes: usize,
-    /// Parsed and waiting for room in the channel.
+    room: Arc<Semaphore>,
+    /// The part of `room` that is taken for `buf`.
+    held: Option<OwnedSemaphorePermit>,
+    /// Parsed and waiting for the consumer.
     events: VecDeque<Event>,
     /// Why the stream ended; sent once all events are.
     end: Option<Error>,
@@ -128,6 +134,8 @@ impl Reader {
             quiet,
             buf,
             frame_bytes: HEADER_BYTES,
+            room: Arc::new(Semaphore::new(ROOM_BYTES as usize)),
+            held: None,
             events: VecDeque::new(),
             end: None,
             out: BytesMut::new(),
@@ -149,7 +157,9 @@ impl Reader {
         let mut gather_until: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            let reading = self.events.is_empty() && self.end.is_none();
+            let idle = self.events.is_empty() && self.end.is_none();
+            let reading = idle && self.has_room();
+            let wanted = self.wanted_room();
             if reading && self.schedule.is_silent(now) {
                 self.end = Some(Error::retry("the server has been silent for too long although it was asked for a keepalive"));
                 continue;
@@ -166,7 +176,8 @@ impl Reader {
                 () = self.asks.notified() => Happened::Ask,
                 written = send(&mut self.write, &mut self.out), if self.unsent && self.can_write() => Happened::Written(written),
                 () = sleep_until(wake_at) => Happened::Clock,
-                room = self.to_consumer.reserve(), if !reading => Happened::Room(room.is_ok()),
+                taken = self.to_consumer.reserve(), if !idle => Happened::Taken(taken.is_ok()),
+                room = take_room(&self.room, wanted), if idle && !reading => Happened::Room(room),
                 () = sleep_until(gather_until.unwrap_or(now)), if reading && gather_until.is_some() => Happened::Gathered,
                 filled = fill(&mut self.read, &mut self.quiet, &mut self.buf, self.frame_bytes), if reading && gather_until.is_none() => {
                     Happened::Filled(filled)
@@ -175,7 +186,7 @@ impl Reader {
             match happened {
                 Happened::Finish(true) => return self.leave().await,
                 // The handle or its receiver is gone: nobody wants anything any more.
-                Happened::Finish(false) | Happened::Ack(false) | Happened::Room(false) => return Ok(()),
+                Happened::Finish(false) | Happened::Ack(false) | Happened::Taken(false) => return Ok(()),
                 Happened::Ack(true) => {
                     let flush = *self.acks.borrow_and_update();
                     self.schedule.acknowledge(flush);
@@ -186,7 +197,12 @@ impl Reader {
                     self.write_error = result.err();
                 }
                 Happened::Clock => {}
-                Happened::Room(true) => {
+                Happened::Room(room) => {
+                    self.held = Some(room);
+                    // A stall of ours is no silence of the server's.
+                    self.schedule.heard(Instant::now());
+                }
+                Happened::Taken(true) => {
                     if self.deliver() {
                         return Err(Error::retry("the replication stream had ended before"));
                     }
@@ -206,7 +222,6 @@ impl Reader {
     /// Hands one event to the consumer, or at last the error; true if that was all. There is room: this task
     /// alone sends.
     fn deliver(&mut self) -> bool {
-        // A stall of ours is no silence of the server's.
         self.schedule.heard(Instant::now());
         let (item, last) = match (self.events.pop_front(), self.end.take()) {
             (Some(event), end) => {
@@ -217,6 +232,20 @@ impl Reader {
             (None, None) => return false,
         };
         self.to_consumer.try_send(item).is_err() || last
+    }
+
+    /// Whether the next chunk or frame may be read; takes the room for it if it is there.
+    fn has_room(&mut self) -> bool {
+        let wanted = self.wanted_room();
+        if self.held.as_ref().is_none_or(|held| held.num_permits() < wanted as usize) {
+            self.held = None; // before asking for more: nobody else would give it back
+            self.held = Arc::clone(&self.room).try_acquire_many_owned(wanted).ok();
+        }
+        self.held.is_some()
+    }
+
+    fn wanted_room(&self) -> u32 {
+        u32::try_from(self.frame_bytes.max(CHUNK_BYTES)).map_or(ROOM_BYTES, |bytes| bytes.min(ROOM_BYTES))
     }
 
     fn can_write(&self) -> bool {
@@ -286,7 +315,7 @@ impl Reader {
         if run == 0 {
             return;
         }
-        let frames = Frames::new(self.buf.split_to(run).freeze());
+        let frames = Frames::new(self.buf.split_to(run).freeze(), self.held.take());
         self.events.push_back(Event::Frames(frames));
         if largest > CHUNK_BYTES {
             let mut small = BytesMut::with_capacity(CHUNK_BYTES.max(self.buf.len()));
@@ -327,6 +356,14 @@ impl Reader {
         };
         let (sent, ()) = tokio::join!(send(&mut self.write, &mut self.out), read_out);
         sent.map_err(|e| from_io(e, "sending the last status update"))
+    }
+}
+
+async fn take_room(room: &Arc<Semaphore>, bytes: u32) -> OwnedSemaphorePermit {
+    // It is never closed; waiting for ever would be right if it were.
+    match Arc::clone(room).acquire_many_owned(bytes).await {
+        Ok(permit) => permit,
+        Err(_) => std::future::pending().await,
     }
 }
 

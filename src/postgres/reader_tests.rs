@@ -106,6 +106,29 @@ async fn a_huge_frame_is_one_event_and_small_ones_go_on_behind_it() {
 }
 
 #[tokio::test]
+async fn a_huge_frame_is_read_once_what_came_before_is_done_with() {
+    let (mut stream, mut server) = stream();
+    let huge = data(1, &vec![9; 8 << 20]);
+    server.write_all(&data(1, b"small")).await.unwrap();
+    let Some(Event::Frames(small)) = next(&mut stream).await.unwrap() else { panic!("no frames") };
+    let writing = tokio::spawn(async move {
+        server.write_all(&huge).await.unwrap();
+        server
+    });
+    // Its first chunk is read, for its length; the rest waits for as long as the small one is held.
+    assert!(timeout(Duration::from_millis(300), next(&mut stream)).await.is_err());
+    assert!(!writing.is_finished());
+    // Giving up the bytes alone lets nothing in.
+    let room = small.into_room();
+    assert!(timeout(Duration::from_millis(100), next(&mut stream)).await.is_err());
+    assert!(!writing.is_finished());
+    drop(room);
+    let Some(Event::Frames(frames)) = next(&mut stream).await.unwrap() else { panic!("no frames") };
+    assert_eq!(frames.bytes(), HEADER_BYTES + 25 + (8 << 20));
+    writing.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_question_is_answered_without_the_consumer() {
     let (stream, mut server) = stream();
     server.write_all(&keepalive(77, true)).await.unwrap();

@@ -164,6 +164,14 @@ pub async fn insert_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
     position(client, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text").await
 }
 
+/// The oldest transaction that is running (`pg_snapshot_xmin`, 64 bits of it): queries after this one see what those before it have committed.
+pub async fn oldest_running(client: &(impl GenericClient + Sync)) -> Result<u64> {
+    let sql = "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
+    let row = one(client, sql, "reading the oldest running transaction").await?;
+    let text: &str = row.get(0);
+    text.parse().map_err(|_| Error::bug(format!("the server gave the transaction id {text:?}")))
+}
+
 /// Longest wait for a committed transaction to become visible: it takes microseconds, on a starved server milliseconds.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
 /// Pause between two looks.

@@ -98,6 +98,7 @@ fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
         writer: writer.id.clone(),
         seq: CommitSeq(0),
         through: None,
+        last_transaction: None,
         slot_state: SlotState::Creating,
         commit: None,
         commit_time: rfc3339(chrono::Utc::now().timestamp_micros()),
@@ -230,6 +231,7 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
     let identity = system.clone();
     let ready = move |w: &mut Watermark| {
         w.through = Some(point);
+        w.last_transaction = None; // the new slot sends nothing again
         w.slot_state = SlotState::Ready;
         w.source.system_identifier = identity.identifier;
         w.source.timeline = identity.timeline;

@@ -7,7 +7,7 @@
 
 use super::edit::Edit;
 use super::proposals::Together;
-use crate::batch::{EncodedFile, Piece, encode};
+use crate::batch::{EncodedFile, LastTransaction, Piece, encode};
 use crate::commit::{Change, Held, put_data};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -16,23 +16,37 @@ use crate::lsn::Lsn;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Files of one piece that are uploaded at the same time: enough to hide the latency of an object store.
 const UPLOADS: usize = 4;
 
+/// A part of the memory that pieces may take until they are uploaded.
+pub(crate) type Room = Arc<OwnedSemaphorePermit>;
+
+/// Room is counted in these, because a semaphore counts no further than 2^32.
+const ROOM_UNIT: usize = 1 << 10;
+
 /// What the session hands over, in order.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Rows, and what changes with them.
-    Piece(Piece, Vec<Edit>),
+    Piece(Piece, Vec<Edit>, Room),
     /// Copies that become current once the stream has passed their point.
     Copied(Together),
 }
 
 enum Encoded {
-    Piece { files: Vec<EncodedFile>, through: Option<Lsn>, transactions: u64, rows: u64, last_commit_us: Option<i64>, edits: Vec<Edit> },
+    Piece {
+        files: Vec<EncodedFile>,
+        through: Option<Lsn>,
+        transactions: u64,
+        rows: u64,
+        last: Option<LastTransaction>,
+        edits: Vec<Edit>,
+        room: Room,
+    },
     Copied(Together),
 }
 
@@ -49,13 +63,18 @@ pub(crate) struct Finished {
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     orders: mpsc::Sender<Order>,
+    room: Arc<Semaphore>,
+    room_units: u32,
     committed: watch::Receiver<Arc<Watermark>>,
     task: JoinHandle<Finished>,
 }
 
 impl Pipeline {
-    /// Starts both tasks on the lake that is held.
-    pub(crate) fn start(held: Held) -> Self {
+    /// Starts both tasks on the lake that is held. `room_bytes`: what pieces may take, from their cut to their last upload; one that is larger
+    /// goes alone.
+    pub(crate) fn start(held: Held, room_bytes: usize) -> Self {
+        let room_units = u32::try_from(room_bytes / ROOM_UNIT).unwrap_or(u32::MAX).max(1);
+        let room = Arc::new(Semaphore::new(room_units as usize));
         // One piece in each hand: being filled (session), waiting, being encoded, being uploaded. The memory budget is divided accordingly.
         let (orders, to_encode) = mpsc::channel(1);
         let (encoded, to_commit) = mpsc::channel(1);
@@ -71,7 +90,14 @@ impl Pipeline {
             }
             Finished { held: committer.held, waiting: committer.waiting, result: done }
         });
-        Self { orders, committed, task }
+        Self { orders, room, room_units, committed, task }
+    }
+
+    /// Room for a piece of this size; waits for it.
+    pub(crate) async fn room(&self, bytes: usize) -> Result<Room> {
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX).min(self.room_units);
+        let room = Arc::clone(&self.room).acquire_many_owned(units).await;
+        room.map(Arc::new).map_err(|closed| Error::bug("there is no room for pieces any more").with_source(closed))
     }
 
     /// Hands an order over; waits while the lake is slower than the source.
@@ -100,8 +126,8 @@ async fn encode_all(mut orders: mpsc::Receiver<Order>, encoded: mpsc::Sender<Enc
     while let Some(order) = orders.recv().await {
         let next = match order {
             Order::Copied(copied) => Encoded::Copied(copied),
-            Order::Piece(piece, edits) => {
-                let (through, transactions, rows, last_commit_us) = (piece.through, piece.transactions, piece.rows, piece.last_commit_us);
+            Order::Piece(piece, edits, room) => {
+                let (through, transactions, rows, last) = (piece.through, piece.transactions, piece.rows, piece.last);
                 let files = if piece.tables.is_empty() {
                     Vec::new()
                 } else {
@@ -109,7 +135,7 @@ async fn encode_all(mut orders: mpsc::Receiver<Order>, encoded: mpsc::Sender<Enc
                         .await
                         .map_err(|panic| Error::bug("encoding panicked").with_source(panic))??
                 };
-                Encoded::Piece { files, through, transactions, rows, last_commit_us, edits }
+                Encoded::Piece { files, through, transactions, rows, last, edits, room }
             }
         };
         if encoded.send(next).await.is_err() {
@@ -126,7 +152,7 @@ struct Ready {
     edits: Vec<Edit>,
     transactions: u64,
     rows: u64,
-    last_commit_us: Option<i64>,
+    last: Option<LastTransaction>,
 }
 
 struct Committer {
@@ -167,7 +193,7 @@ impl Committer {
                 }
                 self.waiting.push(copied);
             }
-            Encoded::Piece { files, through, transactions, rows, last_commit_us, edits } => {
+            Encoded::Piece { files, through, transactions, rows, last, edits, room } => {
                 let (store, namer) = (Arc::clone(self.held.store()), Arc::clone(self.held.namer()));
                 let mut uploads = futures_util::stream::iter(files)
                     .map(|file| {
@@ -178,6 +204,8 @@ impl Committer {
                 while let Some(file) = uploads.next().await {
                     self.tail.push(file?);
                 }
+                drop(uploads);
+                drop(room);
                 if through.is_none() && edits.is_empty() {
                     return Ok(());
                 }
@@ -191,7 +219,7 @@ impl Committer {
                     ready.change.files.append(&mut self.tail);
                     ready.transactions += transactions;
                     ready.rows += rows;
-                    ready.last_commit_us = last_commit_us;
+                    ready.last = last;
                 }
             }
         }
@@ -214,7 +242,13 @@ impl Committer {
         let rows: u64 = ready.change.files.iter().map(|f| f.rows).sum();
         let snapshots = ready.change.snapshots.clone();
         let edits = ready.edits;
-        self.held.commit(ready.change, |watermark| edits.iter().for_each(|edit| edit.apply(watermark))).await?;
+        let with = |watermark: &mut Watermark| {
+            if let Some(last) = &ready.last {
+                watermark.last_transaction = Some(last.mark());
+            }
+            edits.iter().for_each(|edit| edit.apply(watermark));
+        };
+        self.held.commit(ready.change, with).await?;
         for snapshot in &snapshots {
             tracing::info!(table = %snapshot.table, version = snapshot.version, snapshot = %snapshot.snapshot, rows = snapshot.rows, "table copied and current");
             failpoint::hit("snapshot.after_commit");
@@ -227,7 +261,7 @@ impl Committer {
             rows,
             files,
             bytes,
-            lag_ms = ready.last_commit_us.filter(|_| ready.transactions > 0).map(|us| (now_us - us).max(0) / 1000),
+            lag_ms = ready.last.filter(|_| ready.transactions > 0).map(|last| (now_us - last.commit_time_us).max(0) / 1000),
             tables = %tables.into_iter().collect::<Vec<_>>().join(","),
             "committed"
         );

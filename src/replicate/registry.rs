@@ -84,6 +84,11 @@ impl Registry {
         ahead
     }
 
+    /// A streamed table as it was when it was last compared.
+    pub(crate) fn table(&self, name: &TableName) -> Option<&Table> {
+        self.entries.get(name)?.table.as_ref()
+    }
+
     /// Names of all streamed tables.
     pub(crate) fn names(&self) -> BTreeSet<TableName> {
         self.entries.keys().cloned().collect()

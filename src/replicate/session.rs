@@ -12,7 +12,7 @@ use super::registry::{Arrived, Registry};
 use super::source::{self, Observed};
 use super::takeover::Taken;
 use super::writer::Writer;
-use crate::batch::{Batcher, Target};
+use crate::batch::{Batcher, Replay, Target};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::lake::Watermark;
@@ -43,8 +43,17 @@ pub(crate) enum End {
 /// How often the server is asked for its position while a certain one is waited for.
 const EAGER: Duration = Duration::from_millis(200);
 
-/// What a look brings: the source, and the copies that others propose.
-type Looked = (Observed, Vec<Found>);
+/// A row of this size waits until the pieces before it have left room for it, before it is taken in.
+const LARGE_BYTES: usize = 4 << 20;
+
+/// What a look brings.
+struct Looked {
+    /// What transactions below it did is seen.
+    horizon: u64,
+    observed: Observed,
+    /// Copies that others propose.
+    proposals: Vec<Found>,
+}
 
 struct Session<'a> {
     writer: &'a mut Writer,
@@ -54,6 +63,8 @@ struct Session<'a> {
     committed: watch::Receiver<Arc<Watermark>>,
     batcher: Batcher,
     registry: Registry,
+    /// The registry's tables are as transactions below this one left them, or newer.
+    horizon: u64,
     targets: HashMap<u32, (Relation, Option<Target>)>,
     /// Descriptions whose target is to be found anew before their next row.
     stale: HashMap<u32, Relation>,
@@ -65,6 +76,8 @@ struct Session<'a> {
     heartbeat_due: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
     wanted: Option<Lsn>,
+    /// A piece of one huge row is on its way: nothing is taken on before it is uploaded.
+    alone: bool,
     /// The copier is at work.
     copying: bool,
     /// A proposal that was handed to the pipeline, until its commit.
@@ -78,15 +91,18 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     let held = writer.take_held()?;
     let lake = Lake::from(&held);
     let through = held.watermark().position();
-    let registry = match begin(writer, &taken.client, &held).await {
-        Ok(registry) => registry,
+    let (registry, horizon) = match begin(writer, &taken.client, &held).await {
+        Ok(begun) => begun,
         Err(error) => {
             writer.held = Some(held);
             return Err(error);
         }
     };
-    let batcher = Batcher::new(through, writer.piece_bytes(), writer.hash_key.clone());
-    let pipeline = Pipeline::start(held);
+    // From the slot's position on everything comes again; a commit that lies at it does.
+    let last = held.watermark().last_transaction.clone();
+    let replay = last.map(|last| Replay { due: taken.confirmed <= last.commit_lsn, last });
+    let batcher = Batcher::new(through, replay, writer.piece_bytes(), writer.hash_key.clone());
+    let pipeline = Pipeline::start(held, writer.room_bytes());
     let mut session = Session {
         stream: taken.stream,
         client: taken.client,
@@ -94,6 +110,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         pipeline,
         batcher,
         registry,
+        horizon,
         targets: HashMap::new(),
         stale: HashMap::new(),
         lake,
@@ -102,6 +119,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         look_outdated: false,
         heartbeat_due: false,
         wanted: writer.target.filter(|t| *t > through),
+        alone: false,
         copying: writer.copier.busy(),
         taking: None,
         handed: BTreeMap::new(),
@@ -119,15 +137,16 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     session.leave(ended).await
 }
 
-/// The registry, compared with the source before the first frame is looked at.
-async fn begin(writer: &Writer, client: &Client, held: &crate::commit::Held) -> Result<Registry> {
+/// The registry, compared with the source before the first frame is looked at, and its horizon.
+async fn begin(writer: &Writer, client: &Client, held: &crate::commit::Held) -> Result<(Registry, u64)> {
+    let horizon = server::oldest_running(client).await?;
     let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
     let (config, known) = (&writer.config, registry.names());
     let tables = source::wanted(client, config, &known).await?;
     membership::ensure(client, config, &tables, false, held.watermark().source.publication.as_ref()).await?;
     let observed = source::observe(client, config, tables).await?;
     registry.compare(held.store().as_ref(), config, &observed, true).await?;
-    Ok(registry)
+    Ok((registry, horizon))
 }
 
 impl Session<'_> {
@@ -178,7 +197,13 @@ impl Session<'_> {
                 // Data last: everything above is rare and quick.
                 event = self.stream.next() => match event {
                     Err(error) => return Err(self.explained(error).await),
-                    Ok(Some(Event::Frames(frames))) => self.frames(&frames).await?,
+                    Ok(Some(Event::Frames(frames))) => {
+                        self.frames(&frames).await?;
+                        if std::mem::take(&mut self.alone) {
+                            let _room = frames.into_room();
+                            self.pipeline.room(usize::MAX).await?;
+                        }
+                    }
                     Ok(Some(Event::Notice(notice))) => {
                         tracing::warn!(severity = %notice.severity, sqlstate = %notice.sqlstate, "the server says: {}", notice.message);
                         self.look();
@@ -259,15 +284,16 @@ impl Session<'_> {
         let store = Arc::clone(&self.writer.store);
         self.looking = Some(tokio::spawn(async move {
             let client = connect_sql(&options).await?;
+            let horizon = server::oldest_running(&client).await?;
             let tables = source::wanted(&client, &config, &known).await?;
             membership::ensure(&client, &config, &tables, false, None).await?;
             let observed = source::observe(&client, &config, tables).await?;
-            Ok((observed, proposals::list(store.as_ref()).await))
+            Ok(Looked { horizon, observed, proposals: proposals::list(store.as_ref()).await })
         }));
     }
 
     async fn looked(&mut self, looked: Result<Looked>) -> Result<()> {
-        let (observed, found) = looked?;
+        let Looked { horizon, observed, proposals } = looked?;
         // What it saw may be older than what the registry knows by now: comparing would turn the shape back, and begin a version for it.
         if std::mem::take(&mut self.look_outdated) {
             self.look_again = false;
@@ -276,12 +302,13 @@ impl Session<'_> {
         }
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
+        self.horizon = horizon;
         if self.registry.has_edits() {
             // The server describes a relation again only if that itself changed.
             self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
             self.cut(true).await?;
         }
-        self.proposed(found).await?;
+        self.proposed(proposals).await?;
         if std::mem::take(&mut self.look_again) {
             self.look();
         }
@@ -373,12 +400,17 @@ impl Session<'_> {
 
     async fn cut(&mut self, boundary: bool) -> Result<()> {
         let mut edits = self.registry.take_edits();
+        let bytes = self.batcher.bytes();
         let mut pieces = self.batcher.cut(boundary)?;
         if pieces.is_empty() && !edits.is_empty() {
             pieces.push(crate::batch::Piece::default());
         }
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let room = self.pipeline.room(bytes).await?;
         for piece in pieces {
-            self.pipeline.send(Order::Piece(piece, std::mem::take(&mut edits))).await?;
+            self.pipeline.send(Order::Piece(piece, std::mem::take(&mut edits), Arc::clone(&room))).await?;
         }
         Ok(())
     }
@@ -387,7 +419,7 @@ impl Session<'_> {
         for frame in frames.iter() {
             match pgoutput::envelope(frame).map_err(undecodable)? {
                 Envelope::Keepalive { wal_end, reply_requested, .. } => {
-                    self.batcher.keepalive(wal_end);
+                    self.batcher.keepalive(wal_end)?;
                     // A server that shuts down asks, and waits until all that it has sent is confirmed: age and heartbeat would hold it up.
                     if (self.heartbeat_due || reply_requested) && !self.batcher.in_transaction() {
                         self.heartbeat_due = false;
@@ -403,9 +435,21 @@ impl Session<'_> {
     }
 
     async fn message(&mut self, payload: &[u8]) -> Result<()> {
+        self.change(payload).await?;
+        if payload.len() >= LARGE_BYTES && self.batcher.full(0) {
+            self.alone = true;
+            self.cut(self.batcher.has_complete()).await?;
+        }
+        Ok(())
+    }
+
+    async fn change(&mut self, payload: &[u8]) -> Result<()> {
         let message = pgoutput::decode(payload).map_err(undecodable)?;
         if self.batcher.full(payload.len()) {
             self.cut(self.batcher.has_complete()).await?;
+        }
+        if payload.len() >= LARGE_BYTES {
+            self.pipeline.room(payload.len()).await?;
         }
         match message {
             Message::Insert { relation, new } => {
@@ -463,12 +507,7 @@ impl Session<'_> {
                 None
             }
             Some(name) => {
-                if let Some(xid) = self.batcher.xid() {
-                    server::await_visible(&self.client, xid).await?;
-                }
-                let tables = catalogue::tables(&self.client, std::slice::from_ref(&name)).await?;
-                let mut observed = source::observe(&self.client, &self.writer.config, tables.clone()).await?;
-                let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
+                let table = self.table_now(&name).await?;
                 if let Some(table) = table.as_ref().filter(|table| !self.registry.is_of(table, relation.id)) {
                     tracing::debug!(table = %table.name, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
                     self.look();
@@ -485,6 +524,22 @@ impl Session<'_> {
         self.stale.remove(&relation.id);
         self.targets.insert(relation.id, (relation, target));
         Ok(())
+    }
+
+    /// A table as the catalogue has it after the transaction that is arriving.
+    async fn table_now(&self, name: &TableName) -> Result<Option<Table>> {
+        let xid = self.batcher.xid();
+        if let Some(known) = self.registry.table(name)
+            && xid.is_some_and(|xid| precedes(xid, self.horizon))
+        {
+            return Ok(Some(known.clone()));
+        }
+        if let Some(xid) = xid {
+            server::await_visible(&self.client, xid).await?;
+        }
+        let Some(table) = catalogue::tables(&self.client, std::slice::from_ref(name)).await?.pop() else { return Ok(None) };
+        let mut observed = source::observe_one(&self.client, &self.writer.config, table.clone()).await?;
+        Ok(Some(observed.tables.remove(name).unwrap_or(table)))
     }
 
     async fn route(&mut self, name: &TableName, relation: &Relation, table: Option<&Table>) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
@@ -519,6 +574,11 @@ impl Session<'_> {
         tracing::info!(through = %through, caught_up = end == End::CaughtUp, "leaving; everything received is committed");
         Ok(end)
     }
+}
+
+/// Whether a transaction of the stream, which has 32 bits of its id, is older than another.
+fn precedes(xid: u32, other: u64) -> bool {
+    (xid.wrapping_sub(other as u32) as i32) < 0
 }
 
 fn undecodable(error: pgoutput::DecodeError) -> Error {

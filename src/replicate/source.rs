@@ -172,8 +172,20 @@ fn refuse_at_source(config: &Config, table: &Table) -> Result<()> {
 
 /// Reads the publication and the tables it is to carry; refuses what would leave holes.
 pub(crate) async fn observe(client: &Client, config: &Config, tables: Vec<Table>) -> Result<Observed> {
+    let publication = publication::read(client, &config.source.publication).await?;
+    reduce(client, config, publication, tables).await
+}
+
+/// As [`observe`], of one table; the publication comes without its other members.
+pub(crate) async fn observe_one(client: &Client, config: &Config, table: Table) -> Result<Observed> {
+    let relids: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).chain(table.ancestors.iter().copied()).chain([table.oid]).collect();
+    let publication = publication::read_of(client, &config.source.publication, &relids).await?;
+    reduce(client, config, publication, vec![table]).await
+}
+
+async fn reduce(client: &Client, config: &Config, publication: Option<Publication>, tables: Vec<Table>) -> Result<Observed> {
     let name = &config.source.publication;
-    let publication = publication::read(client, name).await?.ok_or_else(|| membership::gone(name))?;
+    let publication = publication.ok_or_else(|| membership::gone(name))?;
     if !(publication.insert && publication.update && publication.delete && publication.truncate) {
         return Err(Error::source_refused(format!(
             "publication {name:?} does not publish all operations: ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate'), then `huella run --resnapshot`",

@@ -29,6 +29,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Taken {
     pub(crate) stream: ReplicationStream,
     pub(crate) client: Client,
+    /// Where the slot stands, and its stream began.
+    pub(crate) confirmed: Lsn,
 }
 
 /// Gets the slot, judges it against the watermark, claims the epoch (or confirms it after a reconnection).
@@ -53,7 +55,7 @@ pub(crate) async fn take_over(writer: &mut Writer) -> Result<Taken> {
             writer.held = Some(held);
         }
     }
-    Ok(Taken { stream, client })
+    Ok(Taken { stream, client, confirmed })
 }
 
 /// The watermark as it stands: ours if we hold it, else the lake's.

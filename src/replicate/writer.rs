@@ -61,6 +61,11 @@ impl Writer {
         usize::try_from(self.config.batch.max_bytes.min(self.config.batch.memory / 6)).unwrap_or(usize::MAX)
     }
 
+    /// What the stream's pieces may take from their cut to their upload.
+    pub(crate) fn room_bytes(&self) -> usize {
+        usize::try_from(self.config.batch.memory / 2).unwrap_or(usize::MAX)
+    }
+
     /// What all workers of a copy together may buffer beside the stream: a third of the budget.
     pub(crate) fn copy_bytes(&self) -> usize {
         usize::try_from(self.config.batch.memory / 3).unwrap_or(usize::MAX)

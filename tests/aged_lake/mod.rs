@@ -92,6 +92,7 @@ impl<'a> Synthetic<'a> {
             writer: "w".to_owned(),
             seq: CommitSeq(0),
             through: Some(Lsn(16)),
+            last_transaction: None,
             slot_state: SlotState::Ready,
             commit: None,
             commit_time: "2026-01-31T00:00:00.000000Z".to_owned(),
