@@ -134,7 +134,7 @@ async fn a_cut_is_merged_once_and_a_failure_is_told_and_tried_again() {
         let service = service.lock().unwrap();
         let compiled = &service.compilations[0];
         let cut: Value = serde_json::from_str(compiled["codeCompilationConfig"]["vars"]["huella_cut"].as_str().unwrap()).unwrap();
-        assert_eq!((compiled["gitCommitish"].as_str(), cut["through"].as_u64()), (Some("main"), Some(w.through())));
+        assert_eq!((compiled["gitCommitish"].as_str(), cut["through"].as_str()), (Some("main"), Some(w.through().to_string().as_str())));
         let invoked = &service.invocations[0]["invocationConfig"];
         assert_eq!(invoked["includedTags"], json!(["silver", "gold"]));
         assert_eq!(invoked["serviceAccount"], "runner@p.iam.gserviceaccount.com");

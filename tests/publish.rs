@@ -135,7 +135,7 @@ fn days_are_named_from_which_a_merge_must_read() {
     let manifest = lines(before["tables"]["public.t"]["manifest"].as_str().unwrap());
     assert_eq!(manifest.len(), 4);
     let variable: Value = serde_json::from_str(&huella::dataform::huella_cut(&Cut::parse(before.to_string().as_bytes()).unwrap())).unwrap();
-    assert_eq!(variable["through"], 0x160);
+    assert_eq!(variable["through"], 0x160.to_string());
     assert_eq!(variable["tables"]["public.t"]["from_dt"][0x150.to_string()], "2026-01-23");
 }
 
