@@ -38,8 +38,8 @@ async fn age(store: &GcsStore) {
 /// A figure of the last line of the log that says `message`.
 fn figure(w: &World, message: &str, name: &str) -> u64 {
     let log = w.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["message"] == message).last().unwrap()[name].as_u64().unwrap()
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.rfind(|line| line["message"] == message).unwrap()[name].as_u64().unwrap()
 }
 
 fn done(w: &World, args: &[&str]) -> String {

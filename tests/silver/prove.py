@@ -176,7 +176,8 @@ def main():
     if arguments.group:
         return 0 if alone[arguments.group]() else 1
     start = time.monotonic()
-    held = side_by_side(GROUPS + ["mutants"] * arguments.mutants + ["lake"] * bool(arguments.huella), arguments)
+    # The longest first, so that nothing long is left for the end.
+    held = side_by_side(["mutants"] * arguments.mutants + ["lake"] * bool(arguments.huella) + GROUPS, arguments)
     print(f"{'every claim holds' if held else 'a claim is FALSE'} ({time.monotonic() - start:.0f} s)")
     return 0 if held else 1
 
