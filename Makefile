@@ -28,6 +28,7 @@ test-all:
 # The proof of the Dataform project alone, really run on a BigQuery emulator over data that huella wrote; and with faults put into the project,
 # which it must notice.
 silver:
+	tests/setup.sh
 	cargo build
 	tests/silver/run.sh --huella $(HUELLA) --mutants
 

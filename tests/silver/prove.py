@@ -109,6 +109,7 @@ def side_by_side(groups, arguments):
         while waiting or running:
             while waiting and len(running) < max(2, (os.cpu_count() or 2) // 2):
                 group = waiting.pop(0)
+                print(f"begins {group}", flush=True)
                 child = subprocess.Popen(
                     [
                         sys.executable,
