@@ -85,11 +85,11 @@ def differences(query, tables, dsn):
 class Huella:
     """The program, at home in a folder with its configuration."""
 
-    def __init__(self, binary, home, lake, source, settings=""):
+    def __init__(self, binary, home, lake, source, settings="", slot="huella"):
         self.binary, self.home, self.lake = str(pathlib.Path(binary).resolve()), home, pathlib.Path(lake)
         home.mkdir()
         (home / "huella.toml").write_text(
-            f'[source]\nurl = {json.dumps(source)}\n[lake]\nurl = {json.dumps(str(lake))}\n[http]\nlisten = ""\n'
+            f'[source]\nurl = {json.dumps(source)}\nslot = "{slot}"\npublication = "{slot}"\n[lake]\nurl = {json.dumps(str(lake))}\n[http]\nlisten = ""\n'
             f'[bigquery]\nproject = "p"\nlocation = "us-central1"\n{settings}'
         )
 
@@ -125,9 +125,9 @@ class Huella:
 class Silver:
     """A Dataform project over one lake, and the service that runs it."""
 
-    def __init__(self, stack, tables):
+    def __init__(self, stack, tables, folder="project"):
         self.stack = stack
-        self.project = Project(stack.scratch / "project")
+        self.project = Project(stack.scratch / folder)
         (self.project.folder / "includes/cleaning.js").write_text("module.exports = {};\n")
         shutil.rmtree(self.project.folder / "definitions/gold")
         self.learn(tables)
@@ -202,8 +202,8 @@ class Days:
     def __init__(self, stack, server, binary):
         self.stack, self.server, self.silver = stack, server, None
         self.home = stack.scratch / "home"
-        source = f"postgresql://postgres@127.0.0.1:{server.port}/postgres?sslmode=disable"
-        self.huella = Huella(binary, self.home, stack.scratch / "lake", source, SETTINGS)
+        self.source = f"postgresql://postgres@127.0.0.1:{server.port}/postgres?sslmode=disable"
+        self.huella = Huella(binary, self.home, stack.scratch / "lake", self.source, SETTINGS)
         server.run(*((REPOSITORY / "deploy/demo" / file).read_text() for file in ("schema.sql", "data.sql")), KINDS)
 
     def generate(self):
@@ -223,7 +223,6 @@ class Days:
         self.huella("run", "--until-caught-up")
         self.huella("snapshot")
         self.silver = Silver(self.stack, self.generate())
-        self.silver.service.__enter__()
         return self.daily()
 
     def one_day(self):
@@ -282,7 +281,26 @@ class Days:
             raise AssertionError(f"versions are {versions}")
         return self.daily()
 
-    CLAIMS = [first_copy, one_day, another_day, late, again, copied_anew, other_shapes]
+    def adopted(self):
+        """A lake that began without a copy: a table without a row yet is merged, and then its first rows"""
+        home, only = self.stack.scratch / "adopted", '[snapshot]\ninitial = false\n[[table]]\nname = "public.vacia"\n'
+        huella = Huella(self.huella.binary, home, self.stack.scratch / "adopted-lake", self.source, only, slot="adopted")
+        self.server.run("CREATE TABLE vacia (id int PRIMARY KEY, v text)")
+        huella("run", "--until-caught-up")
+        counts, silver = [], None
+        # The first change concerns another table: the position moves, and the lake has its first commit.
+        for change in ("INSERT INTO donantes (donante) VALUES ('x')", "INSERT INTO vacia SELECT i, 'v' || i FROM generate_series(1, 9) i"):
+            self.server.run(change)
+            huella("run", "--until-caught-up")
+            huella("publish")
+            if not silver:
+                huella("dataform", "generate", "--out", str(home))
+                silver = Silver(self.stack, home / "huella_tables.json", "adopted-project")
+            huella("dataform", "run", service=silver.service)
+            counts.append(silver.equal(self.server.dsn))
+        return f"{counts[0]} rows, then {counts[1]}"
+
+    CLAIMS = [first_copy, one_day, another_day, late, again, copied_anew, other_shapes, adopted]
 
 
 def made_lake(binary):
@@ -306,8 +324,7 @@ def given_lake(binary, lake, tables, dsn):
 
         def merged():
             silver = Silver(stack, tables)
-            with silver.service as service:
-                huella("dataform", "run", service=service)
+            huella("dataform", "run", service=silver.service)
             return f"{silver.equal(dsn)} rows"
 
         return claim("Silver is the source, cell for cell", merged)

@@ -13,7 +13,7 @@ REPOSITORY_NAME = "projects/p/locations/l/repositories/r"
 
 
 class Service:
-    """with Service(project, stack) as service: … `service.url` is what `[dataform] endpoint` must say."""
+    """Serves as long as this process lives. `url` is what `[dataform] endpoint` must say."""
 
     def __init__(self, project, stack):
         self.project, self.stack = project, stack
@@ -38,17 +38,10 @@ class Service:
 
             do_GET = do_POST = serve
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def answer(self, method, path, sent):
         """The resource that is asked for; None: there is none."""
