@@ -6,6 +6,7 @@
 SERVER_TESTS = connection $(patsubst tests/%.rs,%,$(shell grep -l private_server tests/*.rs))
 SECOND = 18
 SECOND_TESTS = catalogue check_source connection identity replicate types values
+HUELLA = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/huella
 on = HUELLA_PG_BIN=$(CURDIR)/.stack/pg$(1)/native/bin cargo test --no-fail-fast
 
 demo:
@@ -13,7 +14,9 @@ demo:
 
 test:
 	tests/setup.sh $(SECOND)
+	tests/silver/setup.sh
 	cargo test --no-fail-fast
+	tests/silver/run.sh --huella $(HUELLA)
 	$(call on,$(SECOND)) $(addprefix --test ,$(SECOND_TESTS))
 
 # All versions of PostgreSQL that are promised; slow.
@@ -22,11 +25,12 @@ test-all:
 	cargo test --no-fail-fast
 	for version in 14 15 16 17 18; do $(call on,$$version) $(addprefix --test ,$(SERVER_TESTS)) || exit 1; done
 
-# The Dataform project, really run on a BigQuery emulator over data that huella wrote; installs what it needs once.
+# The proof of the Dataform project alone, really run on a BigQuery emulator over data that huella wrote; and with faults put into the project,
+# which it must notice.
 silver:
+	tests/setup.sh
 	cargo build
-	tests/silver/setup.sh
-	tests/silver/run.sh --huella $(CURDIR)/target/debug/huella
+	tests/silver/run.sh --huella $(HUELLA) --mutants
 
 lint:
 	cargo fmt --check

@@ -30,6 +30,7 @@ pub const POINTS: &[&str] = &[
     "compact.after_prune",
     "compact.after_delete",
     "publish.after_schema",
+    "publish.after_rowless",
     "publish.after_manifest",
     "publish.after_cut",
 ];

@@ -88,6 +88,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("compact.after_prune", COMPACT),
     ("compact.after_delete", COMPACT),
     ("publish.after_schema", PUBLISH),
+    ("publish.after_rowless", PUBLISH),
     ("publish.after_manifest", PUBLISH),
     ("publish.after_cut", PUBLISH),
 ];

@@ -26,6 +26,8 @@ struct Service {
     failing: Option<String>,
     /// The reply to the next invocation is lost.
     losing: bool,
+    /// Invocations have ended at the first look.
+    quick: bool,
     looks: usize,
 }
 
@@ -65,7 +67,7 @@ async fn answer(State(service): State<Shared>, request: Request) -> Response {
                 .map_or((&one["workflowInvocations/".len()..], false), |(id, _)| (id, true));
             let at: usize = id.parse().unwrap();
             service.looks += 1;
-            let done = service.looks > 1;
+            let done = service.quick || service.looks > 1;
             let invocation = &mut service.invocations[at];
             let failure = invocation["failure"].clone();
             if done && invocation["state"] == "RUNNING" {
@@ -134,7 +136,7 @@ async fn a_cut_is_merged_once_and_a_failure_is_told_and_tried_again() {
         let service = service.lock().unwrap();
         let compiled = &service.compilations[0];
         let cut: Value = serde_json::from_str(compiled["codeCompilationConfig"]["vars"]["huella_cut"].as_str().unwrap()).unwrap();
-        assert_eq!((compiled["gitCommitish"].as_str(), cut["through"].as_u64()), (Some("main"), Some(w.through())));
+        assert_eq!((compiled["gitCommitish"].as_str(), cut["through"].as_str()), (Some("main"), Some(w.through().to_string().as_str())));
         let invoked = &service.invocations[0]["invocationConfig"];
         assert_eq!(invoked["includedTags"], json!(["silver", "gold"]));
         assert_eq!(invoked["serviceAccount"], "runner@p.iam.gserviceaccount.com");
@@ -157,6 +159,31 @@ async fn a_cut_is_merged_once_and_a_failure_is_told_and_tried_again() {
     service.lock().unwrap().losing = true;
     assert_eq!(huella(&w, &["dataform", "run"]).0, 0, "{}", w.log());
     assert_eq!(service.lock().unwrap().invocations.len(), 4, "a start whose reply was lost is found, not repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_becomes_of_the_record_a_cut_is_invoked_once() {
+    let (w, service) = world().await;
+    service.lock().unwrap().quick = true;
+    let run = |faults: &str| tokio::task::block_in_place(|| w.start(&["dataform", "run"], &[("HUELLA_FAULTS", faults)]).wait());
+    // Each way in which the answer to a write can fail to be its true one; the first run of all creates the record.
+    for (n, failure) in ["lose", "conflict", "refuse(timeout)", "refuse(429)", "late(20ms)", "late(700ms)"].into_iter().enumerate() {
+        next_cut(&w, 10 + n as i32).await;
+        let writes = if n == 0 { ["put_new@1", "replace_if@1", "replace_if@2"] } else { ["replace_if@1", "replace_if@2", "replace_if@3"] };
+        let rules = writes.map(|write| format!("{}={failure}", write.replace('@', ":state/dataform.json@")));
+        assert_eq!(run(&rules.join("; ")), Some(0), "{failure}\n{}", w.log());
+        for rule in &rules {
+            assert!(w.log().contains(rule.as_str()), "{rule} did not happen\n{}", w.log());
+        }
+        let (code, out) = huella(&w, &["dataform", "run"]);
+        assert!(code == 0 && out.contains("merged already"), "{failure}: {out}");
+        assert_eq!(service.lock().unwrap().invocations.len(), n + 1, "{failure}");
+    }
+    // It ends between an invocation and its record: the next run finds the one that goes on.
+    next_cut(&w, 20).await;
+    assert_eq!(run("replace_if:state/dataform.json@2=forbid"), Some(5), "{}", w.log());
+    assert_eq!(huella(&w, &["dataform", "run"]).0, 0, "{}", w.log());
+    assert_eq!(service.lock().unwrap().invocations.len(), 7, "its start was not repeated");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,7 +135,7 @@ fn days_are_named_from_which_a_merge_must_read() {
     let manifest = lines(before["tables"]["public.t"]["manifest"].as_str().unwrap());
     assert_eq!(manifest.len(), 4);
     let variable: Value = serde_json::from_str(&huella::dataform::huella_cut(&Cut::parse(before.to_string().as_bytes()).unwrap())).unwrap();
-    assert_eq!(variable["through"], 0x160);
+    assert_eq!(variable["through"], 0x160.to_string());
     assert_eq!(variable["tables"]["public.t"]["from_dt"][0x150.to_string()], "2026-01-23");
 }
 
@@ -227,6 +227,73 @@ async fn killed_at_any_step_the_former_cut_stands_and_the_next_publication_mends
         assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
         assert_eq!(cut(&w.lake())["through"], w.watermark().unwrap()["through"]);
     }
+}
+
+/// Data files of a table that no list of live files names.
+fn unlisted(w: &World, table: &str) -> BTreeSet<String> {
+    let live: BTreeSet<String> = w.run(&["files", "--all-versions"]).1.lines().map(str::to_owned).collect();
+    let days = std::fs::read_dir(w.lake().join(format!("tables/{table}/v1"))).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    let files = days.flat_map(|day| std::fs::read_dir(day.path()).unwrap().flatten()).map(|file| file.path().display().to_string());
+    files.filter(|file| !live.contains(file)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_without_files_is_published_with_a_file_without_rows() {
+    let mut w = World::new().await;
+    w.env.push(("HUELLA_SNAPSHOT_INITIAL".to_owned(), "false".to_owned()));
+    w.sql(DONACIONES).await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    // The position moves, so that there is a commit.
+    w.sql("CREATE TABLE elsewhere (id int)").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    for point in ["publish.after_rowless@1", "publish.after_rowless@2", "publish.after_manifest@1"] {
+        let (name, nth) = point.split_once('@').unwrap();
+        let killed = w.start(&["publish"], &[("HUELLA_FAILPOINT", &format!("{name}=abort@{nth}"))]).wait();
+        assert_eq!(killed, None, "{point} must be passed\n{}", w.log());
+    }
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    let manifest = cut(&w.lake())["tables"]["public.donaciones"]["manifest"].as_str().unwrap().to_owned();
+    let named = lines(&manifest);
+    assert_eq!(named.len(), 1, "BigQuery refuses an empty manifest");
+    let file = named.first().unwrap().clone();
+    assert!(file.starts_with(&format!("{}/tables/public.donaciones/v1/dt=20", w.lake().display())), "the hive prefix fits: {file}");
+    assert_eq!(w.run(&["files"]).1, "", "it is no live file");
+    let columns = |file: &str| {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(file).unwrap()).unwrap();
+        assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
+        reader.parquet_schema().columns().len()
+    };
+    assert_eq!(columns(&file), 6 + 8);
+
+    // Nothing is written again, also when the position moves without a row; and nothing is swept that the manifest names.
+    let before = published(&w.lake());
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    assert_eq!(published(&w.lake()), before);
+    w.sql("INSERT INTO elsewhere VALUES (1)").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    assert_eq!(lines(&manifest), named);
+    let short = [("HUELLA_COMPACT_GRACE", "1s")];
+    w.wait("what the killed ones left to be swept", || {
+        assert_eq!(w.start(&["compact"], &short).wait(), Some(0), "{}", w.log());
+        unlisted(&w, "public.donaciones") == named
+    });
+
+    // A column more: a file with it. A row: its file alone, and the one without rows goes, later.
+    w.sql("ALTER TABLE donaciones ADD nota text; INSERT INTO \"Casos\" VALUES (1)").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    let wider = lines(&manifest);
+    assert_eq!((wider.len(), columns(wider.first().unwrap())), (1, 7 + 8));
+    w.sql("INSERT INTO donaciones VALUES (1)").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    assert_eq!(lines(&manifest), w.run(&["files", "public.donaciones"]).1.lines().map(str::to_owned).collect());
+    w.wait("the files without rows to be swept", || {
+        assert_eq!(w.start(&["compact"], &short).wait(), Some(0), "{}", w.log());
+        unlisted(&w, "public.donaciones").is_empty()
+    });
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

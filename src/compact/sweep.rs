@@ -13,7 +13,9 @@ use super::ledger::{Ledger, is_older};
 use crate::commit::persist;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{CHECKPOINTS, COMPACTION, Checkpoint, FORMAT, PUBLISHED, SWEEP, Sweep, commit_number, epoch_of, is_compacted, rfc3339};
+use crate::lake::{
+    CHECKPOINTS, COMPACTION, Checkpoint, FORMAT, PUBLISHED, SWEEP, Sweep, commit_number, epoch_of, is_compacted, rfc3339, rowless_checksum,
+};
 use crate::lsn::CommitSeq;
 use crate::store::{Meta, Store, StoreError};
 use chrono::{DateTime, Utc};
@@ -95,9 +97,9 @@ async fn note<'a>(ledger: &Ledger, dead: Vec<(&'a Meta, bool)>, now: DateTime<Ut
             once_live.extend(checkpoint.files.into_iter().map(|live| live.file.path));
         }
     }
-    // Whoever had an older epoch is fenced; whoever compacted for so long has given up.
+    // Whoever had an older epoch is fenced; whoever compacted or published for so long has given up.
     let epoch = ledger.watermark.epoch;
-    let nobodys = |path: &str| is_compacted(path) || epoch_of(path).is_some_and(|e| e < epoch);
+    let nobodys = |path: &str| is_compacted(path) || rowless_checksum(path).is_some() || epoch_of(path).is_some_and(|e| e < epoch);
     let orphan = |meta: &Meta| aged(meta, ledger.grace, now) && nobodys(&meta.path);
     let time = rfc3339(now.timestamp_micros());
     let (mut notes, mut due) = (BTreeMap::new(), Vec::new());

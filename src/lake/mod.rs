@@ -19,7 +19,8 @@ pub use cut::{CUT, Cut, CutTable, PUBLISHED, manifest_path, reference_path};
 pub use live::{LiveFile, Position, Span};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
 pub use path::{
-    DataPath, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, schema_path, table_prefix,
+    DataPath, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, rowless_checksum,
+    rowless_path, schema_path, table_prefix,
 };
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
 pub use watermark::{

@@ -65,6 +65,20 @@ pub fn is_compacted(path: &str) -> bool {
     run.is_some_and(|(run, _)| run.len() == 16 && run.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// `<checksum>-n<random>.parquet` in the folder of `date`: a file without rows, which a manifest names that would be empty. `checksum`: the
+/// file's CRC-32C, so that the name tells its columns.
+pub fn rowless_path(table: &TableName, version: u32, date: &str, checksum: u32, random: u64) -> String {
+    format!("{}/dt={date}/{checksum:08X}-n{random:016x}.parquet", table_prefix(table, version))
+}
+
+/// The checksum in a path that [`rowless_path`] made; `None` for other paths.
+pub fn rowless_checksum(path: &str) -> Option<u32> {
+    let name = path.rsplit_once('/')?.1.strip_suffix(".parquet")?;
+    let (checksum, random) = name.split_once("-n")?;
+    let hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    (hex(checksum, 8) && hex(random, 16)).then(|| u32::from_str_radix(checksum, 16).ok()).flatten()
+}
+
 /// `tables/<schema>.<table>/v<version>`.
 pub fn table_prefix(table: &TableName, version: u32) -> String {
     format!("tables/{}.{}/v{version}", escape(&table.schema), escape(&table.name))
@@ -113,9 +127,13 @@ mod tests {
         assert_eq!((epoch_of(&streamed), day_of(&streamed), is_compacted(&streamed)), (Some(Epoch(7)), Some("2026-11-24"), false));
         let compacted = compacted_path(&table, 2, "2026-11-24", Lsn(9), 0xE5, 0);
         assert_eq!((epoch_of(&compacted), day_of(&compacted), is_compacted(&compacted)), (None, Some("2026-11-24"), true));
+        let rowless = rowless_path(&table, 2, "2026-11-24", 0xC0FFEE, 9);
+        assert_eq!((epoch_of(&rowless), day_of(&rowless), is_compacted(&rowless)), (None, Some("2026-11-24"), false));
+        assert_eq!([&streamed, &compacted, &rowless].map(|path| rowless_checksum(path)), [None, None, Some(0xC0FFEE)]);
         assert_eq!(commit_number(&commit_path(CommitSeq(3), Epoch(1_000_000))), Some((CommitSeq(3), Epoch(1_000_000))));
         for other in ["commits/x-e1.json", "commits/1-e+1.json", "tables/a/v1/schema.json", ""] {
             assert!(commit_number(other).is_none() && epoch_of(other).is_none() && !is_compacted(other), "{other}");
+            assert!(rowless_checksum(other).is_none(), "{other}");
         }
     }
 

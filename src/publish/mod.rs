@@ -1,11 +1,12 @@
 //! `huella publish`: one cut of all tables at one watermark, for BigQuery.
 //!
 //! Owns: the order of writing, what is left as it is. Does not own: the contents (`cut`).
-//! Invariants: a manifest names only files that are there, and keeps them there (`compact` deletes nothing that one names); manifests
+//! Invariants: a manifest names only files that are there, at least one, and keeps them there (`compact` deletes nothing that one names); manifests
 //! are written before the cut and never go back behind it: every write is conditional on what stood there before the
 //! lake was looked at, so of two publications at once one gives way; an unchanged lake writes nothing.
 
 mod cut;
+mod rowless;
 
 use crate::commit::{self, persist, put_changed};
 use crate::config::Config;
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{CUT, Cut, LiveFile, PUBLISHED, Watermark, manifest_path, reference_path};
 use crate::store::{Generation, Store, StoreError};
+use crate::table_name::TableName;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -58,13 +60,14 @@ pub async fn run(config: &Config) -> Result<()> {
         written += u64::from(put_changed(store, &reference_path(table.0, table.1), cut::reference(&schema)?).await?);
         failpoint::hit("publish.after_schema");
     }
-    let manifests = manifests(store, &watermark, &live, &there);
-    for (path, body) in &manifests {
+    let mut manifests = manifests(store, &watermark, &live, &there);
+    written += fill(store, &watermark, &mut manifests).await?;
+    for (path, text) in manifests {
         // Files that are replaced now outlive this by `grace`; a list older than that must not be published any more.
         if begun.elapsed() * 2 >= config.compact.grace {
             return Err(Error::retry("publishing took too long, so files may have been replaced meanwhile: start again"));
         }
-        written += u64::from(put(store, path, body.clone(), there.get(path).copied()).await?);
+        written += u64::from(put(store, &path, text.into(), there.get(&path).copied()).await?);
         failpoint::hit("publish.after_manifest");
     }
     let next = cut::cut(store, &watermark, through, &live, former.as_ref().map(|(cut, _)| cut))?;
@@ -79,12 +82,17 @@ pub async fn run(config: &Config) -> Result<()> {
 }
 
 /// Tables with their current versions.
-fn tables(watermark: &Watermark) -> impl Iterator<Item = (&crate::table_name::TableName, u32)> {
+fn tables(watermark: &Watermark) -> impl Iterator<Item = (&TableName, u32)> {
     watermark.tables.iter().filter_map(|(name, mark)| Some((name, mark.version?)))
 }
 
 /// The manifests of current versions; and those of former ones that were published once, whose files compaction may have replaced.
-fn manifests(store: &dyn Store, watermark: &Watermark, live: &[LiveFile], there: &BTreeMap<String, Generation>) -> BTreeMap<String, Bytes> {
+fn manifests(
+    store: &dyn Store,
+    watermark: &Watermark,
+    live: &[LiveFile],
+    there: &BTreeMap<String, Generation>,
+) -> BTreeMap<String, String> {
     let mut wanted: BTreeSet<String> = tables(watermark).map(|(table, version)| manifest_path(table, version)).collect();
     wanted.extend(there.keys().filter(|path| path.ends_with(".manifest")).cloned());
     let mut lines: BTreeMap<String, String> = wanted.into_iter().map(|path| (path, String::new())).collect();
@@ -94,7 +102,27 @@ fn manifests(store: &dyn Store, watermark: &Watermark, live: &[LiveFile], there:
             text.push('\n');
         }
     }
-    lines.into_iter().map(|(path, text)| (path, text.into())).collect()
+    lines
+}
+
+/// Lets manifests that would be empty name a file without rows; returns how many such files were written.
+async fn fill(store: &dyn Store, watermark: &Watermark, manifests: &mut BTreeMap<String, String>) -> Result<u64> {
+    let day = watermark.commit_time.get(..10).unwrap_or("0001-01-01");
+    let mut written = 0;
+    for (table, current) in tables(watermark) {
+        for version in 1..=current {
+            let path = manifest_path(table, version);
+            if let Some(text) = manifests.get_mut(&path).filter(|text| text.is_empty()) {
+                let body = cut::reference(&commit::schema(store, table, version).await?)?;
+                let (line, new) = rowless::line(store, &path, (table, version), body, day).await?;
+                *text = line;
+                written += u64::from(new);
+            }
+        }
+    }
+    // A table that the lake knows no more, and no file of it: what was published last stays.
+    manifests.retain(|_, text| !text.is_empty());
+    Ok(written)
 }
 
 /// Writes an object in the place of exactly the one that stood there at the beginning; `false` if its content is the same.

@@ -1,5 +1,7 @@
 """The whole chain on the foundation's tables: lake, `dataform run`, silver, checks, gold. And what surrounds it: manifests, what a merge reads."""
 
+import datetime
+import decimal
 import os
 
 import expected
@@ -122,14 +124,8 @@ class Chain:
         self.project.set_cut(self.cut)
         require(everything(self.stack) == before, "a run without a cut changed silver")
 
-    def scan(self):
-        """What a merge reads is what changed: the files that its dt filter leaves, against all files of the table"""
-        table = self.source.tables["donaciones"]
-        for _ in range(6):
-            self.day()
-        run(self.project, self.stack, "silver")
-        self.same()
-        self.day()
+    def reads(self):
+        """(files, bytes) that the merge of the cut would read of donaciones, by what its dt filter leaves; and of all its files."""
         graph, _ = self.project.compile()
         [script] = next(
             action["queries"] for action in graph["operations"] if (action["target"]["schema"], action["target"]["name"]) == ("silver", "donaciones")
@@ -137,12 +133,37 @@ class Chain:
         # The same script up to the scan, asked where it would begin to read.
         opening = script[: script.index("CREATE OR REPLACE TEMP TABLE")] + "SELECT CAST(huella_from_dt AS STRING);\nEND IF;"
         [(from_dt,)] = self.stack.query(opening)
-        size = lambda files: sum(os.path.getsize(self.source.lake.root / path) for path, _ in files)
-        read, all_files = [file for file in table.files if file[1] >= from_dt], table.files
-        require(0 < len(read) <= 3 < len(all_files), f"{len(read)} of {len(all_files)} files are read from {from_dt} on")
+        sizes = lambda days: [os.path.getsize(self.source.lake.root / path) for path, day in self.source.tables["donaciones"].files if day >= days]
+        read, everything = sizes(from_dt), sizes("")
+        return (len(read), sum(read)), (len(everything), sum(everything)), from_dt
+
+    def scan(self):
+        """What a merge reads grows with the days since the last one, and not with the history; files before its first dt are not read"""
+        # Merged once first: after a run without a cut the emulator takes the target for another one (BigQuery does not), and it is filled anew.
+        self.day()
+        run(self.project, self.stack, "silver")
+        self.day()
+        one_day, short, _ = self.reads()
+        for _ in range(6):
+            self.day()
+        week, _, _ = self.reads()
+        run(self.project, self.stack, "silver")
+        self.day()
+        # The same transaction in a file of an earlier day, with an amount that the source never had.
+        table, lsn = self.source.tables["donaciones"], self.source.through - 1
+        poison = table.row(self.source.clock - datetime.timedelta(days=5), _op="UPDATE", _commit_lsn=lsn, _seq=1, id_donacion=1, monto=decimal.Decimal(666))
+        table.write([poison])
+        table.publish()
+        again, long, from_dt = self.reads()
+        require(table.files[-1][1] < from_dt, f"the planted file is of {table.files[-1][1]}, and reading begins at {from_dt}")
+        require(one_day[0] == again[0] <= 3 and again[1] < 2 * one_day[1], f"a day's merge read {one_day} of {short}, and later {again} of {long}, from {from_dt} on")
+        require(long[0] >= short[0] + 7 and week[0] >= one_day[0] + 6 and week[1] > 2 * one_day[1], f"{short} {long} {week}")
         run(self.project, self.stack, "silver")
         self.same()
-        return f"{len(read)} of {len(all_files)} files, {size(read)} of {size(all_files)} bytes"
+        table.files.pop()
+        table.publish()
+        say = lambda what: f"{what[0]} files, {what[1]} bytes"
+        return f"a day: {say(one_day)} of {say(short)}; a week: {say(week)}; a day: {say(again)} of {say(long)}"
 
     def manifests(self):
         """A raw table is what its manifest lists at that moment: orphans in its folders are invisible, and dt comes from the path"""
@@ -150,18 +171,7 @@ class Chain:
         table, before = self.source.tables["donaciones"], count()
         manifest = self.source.lake.root / "published" / table.source / "v1.manifest"
         listed = manifest.read_text()
-        orphan = {
-            **dict.fromkeys(table.columns),
-            "id_donacion": 1,
-            "_op": "DELETE",
-            "_commit_lsn": 9,
-            "_seq": 1,
-            "_commit_ts": self.source.clock,
-            "_xid": 1,
-            "_unchanged": None,
-            "_old_key": None,
-            "_exceptions": None,
-        }
+        orphan = table.row(self.source.clock, _op="DELETE", _commit_lsn=9, _seq=1, id_donacion=1)
         table.write([orphan])
         require(count() == before, "an orphan is visible")
         table.publish()

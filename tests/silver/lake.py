@@ -41,6 +41,10 @@ class LakeTable:
         self.files = []  # (path relative to the lake, dt)
         self.published = 0
 
+    def row(self, commit_time, **cells):
+        """A row of change; what is not named is NULL."""
+        return {**dict.fromkeys(self.columns), **{name: None for name, _ in METADATA}, "_commit_ts": commit_time, "_xid": 1, **cells}
+
     def write(self, rows, columns=None):
         """One file for each dt among the rows; `columns` may leave out some, as files of before a column was added do."""
         names = columns or self.columns

@@ -25,13 +25,20 @@ class Project:
         # Dataform needs its core really there, not linked.
         shutil.copytree(INSTALLED / "dataform/node_modules/@dataform/core", folder / "node_modules/@dataform/core")
         if generated is not None:
-            (folder / "includes/huella_tables.json").write_text(json.dumps(generated))
+            self.set_tables(generated)
         self.settings = (folder / "workflow_settings.yaml").read_text()
         self.set_cut(cut)
 
+    def set_tables(self, generated):
+        (self.folder / "includes/huella_tables.json").write_text(json.dumps(generated))
+
     def set_cut(self, cut):
-        # JSON is YAML: the text of a text.
-        variables = f"vars:\n  huella_cut: {json.dumps(json.dumps(cut))}\n" if cut is not None else ""
+        self.set_variable(None if cut is None else json.dumps(cut))
+
+    def set_variable(self, text):
+        """The variable huella_cut, as the text that it is."""
+        # JSON is YAML, so a JSON text is a YAML text.
+        variables = f"vars:\n  huella_cut: {json.dumps(text)}\n" if text is not None else ""
         (self.folder / "workflow_settings.yaml").write_text(self.settings + variables)
 
     def compile(self):

@@ -49,8 +49,8 @@ class Window:
     """Rows that appear, the cut, and what silver holds after it: (id, a, n, c, exceptions) of each live row."""
 
     rows: list
-    through: int
-    snapshot: int | None
+    through: int | str
+    snapshot: int | str | None
     holds: list | None
     dt: str = "2026-01-02"
     snapshot_dt: str = "2026-01-02"
@@ -132,6 +132,12 @@ WINDOWS = {
     "a snapshot exactly at the cut; newer files are visible already": [
         W(snapshot(20, X1) + [update(20, 1, 1, "later", 2, 2), row("INSERT", 25, 1, 2, "l", 1, 1)], 20, 20, [(1, "x", 1, 1, None)]),
         W([], 30, 20, [(1, "later", 2, 2, None), (2, "l", 1, 1, None)]),
+    ],
+    # 2^53 + 1 is the first whole number that JavaScript takes for another; huella writes positions as text.
+    "positions beyond what JavaScript's numbers hold": [
+        W(snapshot(2**53 - 1, X1), str(2**53), str(2**53 - 1), [(1, "x", 1, 1, None)]),
+        W([update(2**53, 1, 1, "y", 2, 2), update(2**53 + 1, 1, 1, "z", 3, 3)], str(2**53 + 1), str(2**53 - 1), [(1, "y", 2, 2, None)]),
+        W([], str(2**53 + 2), str(2**53 - 1), [(1, "z", 3, 3, None)], from_dt={str(2**53 + 1): "2026-01-02"}),
     ],
     "an empty snapshot": [W(snapshot(10, X1), 20, 10, None), W(snapshot(25), 30, 25, [])],
     "an empty snapshot of which not even the TRUNCATE is left": [W(snapshot(10, X1), 20, 10, None), W([], 30, 25, [])],
