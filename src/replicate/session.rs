@@ -4,6 +4,7 @@
 //! acknowledgement is a committed watermark's `through`; a heartbeat moves the position only between
 //! transactions; whatever ends the session, what was handed over is committed up to its last boundary.
 
+use super::announced;
 use super::copier::{Lake, Outcome};
 use super::membership;
 use super::pipeline::{Finished, Order, Pipeline};
@@ -38,6 +39,8 @@ pub(crate) enum End {
     Stopped,
     /// `--until-caught-up` has what it wanted.
     CaughtUp,
+    /// A new one is to go on: this one may announce partitions wrongly (`announced`).
+    Anew,
 }
 
 /// How often the server is asked for its position while a certain one is waited for.
@@ -101,7 +104,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         look_again: false,
         look_outdated: false,
         heartbeat_due: false,
-        wanted: writer.target.filter(|t| *t > through),
+        wanted: writer.target.max(writer.announced.behind()).filter(|t| *t > through),
         copying: writer.copier.busy(),
         taking: None,
         handed: BTreeMap::new(),
@@ -120,13 +123,15 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
 }
 
 /// The registry, compared with the source before the first frame is looked at.
-async fn begin(writer: &Writer, client: &Client, held: &crate::commit::Held) -> Result<Registry> {
+async fn begin(writer: &mut Writer, client: &Client, held: &crate::commit::Held) -> Result<Registry> {
     let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
     let (config, known) = (&writer.config, registry.names());
     let tables = source::wanted(client, config, &known).await?;
     membership::ensure(client, config, &tables, false, held.watermark().source.publication.as_ref()).await?;
     let observed = source::observe(client, config, tables).await?;
+    let waiting = writer.prepared.is_none() && !registry.pending().is_empty();
     registry.compare(held.store().as_ref(), config, &observed, true).await?;
+    writer.announced.looked(registry.take_moved(), waiting, observed.position);
     Ok(registry)
 }
 
@@ -147,10 +152,14 @@ impl Session<'_> {
             if self.caught_up() {
                 return Ok(End::CaughtUp);
             }
+            if self.writer.announced.behind().is_some_and(|behind| self.committed.borrow().position() >= behind) {
+                tracing::info!("partitions came or went, and this server goes on announcing their rows as before in a session: another one begins, and then the tables are copied");
+                return Ok(End::Anew);
+            }
             let age_at = self.batcher.oldest().map(|at| Instant::from_std(at) + self.writer.config.batch.max_age);
             let may_cut = age_at.is_some() && (self.batcher.has_complete() || !self.batcher.in_transaction());
             let copy_at = self.writer.copier.not_before();
-            let wants_copy = !self.copying && !self.writer.copier.busy() && !self.uncopied().is_empty();
+            let wants_copy = self.writer.announced.behind().is_none() && !self.copying && !self.writer.copier.busy() && !self.uncopied().is_empty();
             tokio::select! {
                 biased;
                 // Leaving comes first: a person or the platform waits, and has seconds.
@@ -191,8 +200,10 @@ impl Session<'_> {
 
     /// Up to 17 the stream ends with SQLSTATE 42704 where a change was written while there was no publication of the name; again and again.
     async fn explained(&self, error: Error) -> Error {
-        if sqlstate(&error) != Some("42704") {
-            return error;
+        match sqlstate(&error) {
+            Some("42704") => {}
+            Some("42804") if self.writer.announced.stays() => return announced::undecodable(error),
+            _ => return error,
         }
         let name = &self.writer.config.source.publication;
         match source::observe(&self.client, &self.writer.config, Vec::new()).await {
@@ -276,6 +287,7 @@ impl Session<'_> {
         }
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
+        self.moved(observed.position).await?;
         if self.registry.has_edits() {
             // The server describes a relation again only if that itself changed.
             self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
@@ -284,6 +296,17 @@ impl Session<'_> {
         self.proposed(found).await?;
         if std::mem::take(&mut self.look_again) {
             self.look();
+        }
+        Ok(())
+    }
+
+    /// Where partitions moved below `position`: copies may have to wait for a session that begins behind it.
+    async fn moved(&mut self, position: Lsn) -> Result<()> {
+        if self.registry.take_moved() {
+            self.writer.announced.moved(position);
+            if let Some(behind) = self.writer.announced.behind() {
+                self.await_point(behind).await?;
+            }
         }
         Ok(())
     }
@@ -468,6 +491,7 @@ impl Session<'_> {
                 }
                 let tables = catalogue::tables(&self.client, std::slice::from_ref(&name)).await?;
                 let mut observed = source::observe(&self.client, &self.writer.config, tables.clone()).await?;
+                let position = observed.position;
                 let table = observed.tables.remove(&name).or_else(|| tables.into_iter().next());
                 if let Some(table) = table.as_ref().filter(|table| !self.registry.is_of(table, relation.id)) {
                     tracing::debug!(table = %table.name, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
@@ -478,6 +502,7 @@ impl Session<'_> {
                 }
                 let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
                 self.look_outdated |= self.looking.is_some() && self.registry.has_edits();
+                self.moved(position).await?;
                 Some(self.batcher.register(schema, layout))
             }
         };
