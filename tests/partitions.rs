@@ -83,7 +83,8 @@ async fn partitions_of_partitions_come_and_go_with_their_rows() {
         w.sql("INSERT INTO raiz VALUES (40, 'c', 'x', 1), (140, 'c', 'x', 1) ON CONFLICT DO NOTHING").await;
         w.sql("ALTER TABLE raiz DETACH PARTITION rama; UPDATE rama SET v = 'fuera' WHERE id % 2 = 0; INSERT INTO raiz VALUES (500, 'a', 'x', 1) ON CONFLICT DO NOTHING").await;
         w.wait("rama to come", || w.read().tables() == ["public.raiz", "public.rama", "public.suelta"]);
-        w.sql("UPDATE rama SET v = 'otra vez' WHERE id % 5 = 0; DELETE FROM rama WHERE id = 106; UPDATE raiz SET v = 'raíz' WHERE id = 2").await;
+        w.sql("UPDATE rama SET v = 'otra vez' WHERE id % 5 = 0; DELETE FROM rama WHERE id = 106; UPDATE raiz SET v = 'raíz' WHERE id = 2")
+            .await;
         w.comes_true_in_the_lake().await;
     }
     w.sql("TRUNCATE rama_2; DROP TABLE raiz_a").await;

@@ -249,7 +249,9 @@ impl Registry {
                 }
                 match copy {
                     Some(reason) => (reason, Some(extended)),
-                    None if rewritten(&newest, &table.fingerprint) || leaves_differ(&newest, &table.fingerprint) => (anew(&what), Some(extended)),
+                    None if rewritten(&newest, &table.fingerprint) || leaves_differ(&newest, &table.fingerprint) => {
+                        (anew(&what), Some(extended))
+                    }
                     None if edited => ("its publication was edited".to_owned(), Some(extended)),
                     None => return self.keep(&table.name.clone(), table.fingerprint.clone()),
                 }
@@ -469,12 +471,7 @@ impl Registry {
         let entry = self.entries.get(&locked.name)?;
         let pending = entry.mark.pending.last()?;
         let schema = entry.versions.iter().find(|v| v.version == pending.version)?;
-        same_rows(&pending.fingerprint, &locked.fingerprint).then(|| CopyJob {
-            schema: Arc::clone(schema),
-            fingerprint: pending.fingerprint.clone(),
-            kind: if locked.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary },
-            filter,
-        })
+        same_rows(&pending.fingerprint, &locked.fingerprint).then(|| CopyJob::new(Arc::clone(schema), locked, filter))
     }
 }
 

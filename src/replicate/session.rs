@@ -153,13 +153,16 @@ impl Session<'_> {
                 return Ok(End::CaughtUp);
             }
             if self.writer.announced.behind().is_some_and(|behind| self.committed.borrow().position() >= behind) {
-                tracing::info!("partitions came or went, and this server goes on announcing their rows as before in a session: another one begins, and then the tables are copied");
+                tracing::info!(
+                    "partitions came or went, and this server goes on announcing their rows as before in a session: another one begins, and then the tables are copied"
+                );
                 return Ok(End::Anew);
             }
             let age_at = self.batcher.oldest().map(|at| Instant::from_std(at) + self.writer.config.batch.max_age);
             let may_cut = age_at.is_some() && (self.batcher.has_complete() || !self.batcher.in_transaction());
             let copy_at = self.writer.copier.not_before();
-            let wants_copy = self.writer.announced.behind().is_none() && !self.copying && !self.writer.copier.busy() && !self.uncopied().is_empty();
+            let wants_copy =
+                self.writer.announced.behind().is_none() && !self.copying && !self.writer.copier.busy() && !self.uncopied().is_empty();
             tokio::select! {
                 biased;
                 // Leaving comes first: a person or the platform waits, and has seconds.
