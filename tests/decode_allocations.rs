@@ -82,8 +82,15 @@ fn a_copied_row_costs_no_allocation_of_its_own() {
         dropped: false,
     };
     let columns = kinds.iter().enumerate().map(column).collect();
-    let schema =
-        Arc::new(TableSchema { table: TableName::new("public", "t"), version: 1, oid: 1, columns, key: Vec::new(), excluded: Vec::new() });
+    let schema = Arc::new(TableSchema {
+        table: TableName::new("public", "t"),
+        version: 1,
+        oid: 1,
+        columns,
+        key: Vec::new(),
+        excluded: Vec::new(),
+        excluded_names: Default::default(),
+    });
     let fetched: Vec<_> = kinds.iter().enumerate().map(|(index, (_, wire, _))| CopyColumn { index, wire: Some(*wire) }).collect();
     let at = Transaction { commit_lsn: Lsn(1), commit_time_us: 0, xid: None };
     let mut batch = CopyBatch::new(&schema, &fetched, at, None).unwrap();

@@ -196,6 +196,97 @@ async fn a_private_column_that_is_renamed_ends_the_program_before_it_is_written(
     }
 }
 
+/// Another column bears the configured name now, so that nothing seems to be amiss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_column_whose_name_goes_to_another_is_not_written_either() {
+    for (column, private) in [("notas", "exclude = ['notas']"), ("cedula", "hash = ['cedula']")] {
+        for disguise in [
+            "RENAME @ TO otra; ALTER TABLE donantes ADD @ text",
+            "RENAME @ TO tmp; ALTER TABLE donantes RENAME ciudad TO @; ALTER TABLE donantes RENAME tmp TO ciudad",
+        ] {
+            for running in [true, false] {
+                let w = World::new().await;
+                w.sql(&format!("CREATE TABLE donantes (id int PRIMARY KEY, cedula text, notas text, ciudad text); INSERT INTO donantes (id, {column}) VALUES (1, '{MARK}')")).await;
+                let tables = format!("[{{name = 'public.donantes', {private}}}]");
+                let env = [("HUELLA_TABLE", tables.as_str()), ("HUELLA_HASH_KEY", KEY), ("HUELLA_LOG", "trace")];
+                let run = w.start(&["run"], &env);
+                w.caught_up().await;
+                let run = if running {
+                    Some(run)
+                } else {
+                    run.stop();
+                    None
+                };
+                let disguised = if disguise.contains("otra") { "otra" } else { "ciudad" };
+                w.sql(&format!(
+                    "ALTER TABLE donantes {}; INSERT INTO donantes (id, {disguised}) VALUES (2, '{MARK}2')",
+                    disguise.replace('@', column)
+                ))
+                .await;
+                let code = match run {
+                    Some(run) => run.wait(),
+                    None => w.start(&["run", "--until-caught-up"], &env).wait(),
+                };
+                assert_eq!(code, Some(3), "{private} {disguise} {running}\n{}", w.log());
+                assert!(!shows(w.log().as_bytes()));
+                lake_files(&w).iter().for_each(|path| assert_hidden(path));
+                let corrected = tables.replace(&format!("'{column}']"), &format!("'{column}', '{disguised}']"));
+                let env = [("HUELLA_TABLE", corrected.as_str()), ("HUELLA_HASH_KEY", KEY)];
+                for command in [vec!["run", "--until-caught-up"], vec!["verify"]] {
+                    let (code, said) = output(&w, &command, &env);
+                    assert!(code == 0 && !shows(said.as_bytes()), "{said}");
+                }
+                lake_files(&w).iter().for_each(|path| assert_hidden(path));
+            }
+        }
+    }
+}
+
+/// Of any type, in partitions whose columns stand elsewhere, and while its type changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn private_values_of_any_type_stay_private_when_the_type_changes() {
+    for via_root in [true, false] {
+        let w = World::new().await;
+        w.sql(&format!("CREATE TYPE animo AS ENUM ('{MARK}1', '{MARK}2'); CREATE DOMAIN cedula AS text CHECK (length(VALUE) < 200); CREATE TYPE par AS (a text, b int);
+               CREATE TABLE r (id int, k text, e animo, d cedula, l text[], j jsonb, p par, f bytea, n bigint, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+               CREATE TABLE r_a (sobra int, n bigint, f bytea, p par, j jsonb, l text[], d cedula, e animo, k text NOT NULL, id int NOT NULL, PRIMARY KEY (id, k));
+               ALTER TABLE r_a DROP sobra; ALTER TABLE r ATTACH PARTITION r_a FOR VALUES IN ('a'); CREATE TABLE r_b PARTITION OF r FOR VALUES IN ('b');
+               CREATE PUBLICATION huella FOR TABLE r WITH (publish_via_partition_root = {via_root})")).await;
+        let row = |id: u32, k: &str| {
+            format!(
+                "INSERT INTO r VALUES ({id}, '{k}', '{MARK}1', '{MARK}', ARRAY['{MARK}', NULL], '{{\"{MARK}\": {NUMBER}}}', ('{MARK}', {NUMBER}), '{MARK}', {NUMBER}); "
+            )
+        };
+        w.sql(&(row(1, "a") + &row(2, "b"))).await;
+        let tables = "[{name = 'public.r', exclude = ['j', 'f'], hash = ['e', 'd', 'l', 'p', 'n', 'k']}]";
+        let env = [("HUELLA_TABLE", tables), ("HUELLA_HASH_KEY", KEY), ("HUELLA_LOG", "trace")];
+        let run = w.start(&["run"], &env);
+        w.caught_up().await;
+        let changes = [
+            format!("UPDATE r SET e = '{MARK}2', n = {NUMBER}; UPDATE r SET id = id + 10, k = CASE k WHEN 'a' THEN 'b' ELSE 'a' END"),
+            "ALTER TABLE r ALTER n TYPE text USING n::text, ALTER l TYPE text USING l::text".to_owned(),
+            "ALTER TABLE r ALTER e TYPE text USING e::text; ALTER TABLE r ALTER f TYPE text USING convert_from(f, 'UTF8')".to_owned(),
+            "ALTER TABLE r DROP d; ALTER TABLE r ADD d text".to_owned(),
+            format!("UPDATE r SET d = '{MARK}'; ALTER TABLE r ALTER j TYPE text USING j::text"),
+            "ALTER TABLE r REPLICA IDENTITY FULL; ALTER TABLE r_a REPLICA IDENTITY FULL; ALTER TABLE r_b REPLICA IDENTITY FULL".to_owned(),
+            format!("UPDATE r SET d = '{MARK}x' WHERE k = 'a'; DELETE FROM r WHERE k = 'b'"),
+        ];
+        for (n, sql) in changes.iter().enumerate() {
+            w.sql(sql).await;
+            w.sql(&format!("INSERT INTO r (id, k, d, p, n) VALUES ({}, 'a', '{MARK}', ('{MARK}', {NUMBER}), {NUMBER})", 100 + n)).await;
+        }
+        w.caught_up().await;
+        w.wait("the lake to be true", || output(&w, &["verify"], &env).0 == 0);
+        run.stop();
+        let mut said = w.log();
+        for args in [vec!["verify"], vec!["status", "--json"], vec!["check"], vec!["check", "--json"]] {
+            said += &output(&w, &args, &env).1;
+        }
+        assert!(!shows(said.as_bytes()), "{}", said.lines().find(|line| shows(line.as_bytes())).unwrap());
+        lake_files(&w).iter().for_each(|path| assert_hidden(path));
+    }
+}
+
 /// A row filter that fails on a row quotes its values in the server's message, in stream, copy and comparison alike.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_messages_are_not_passed_on_where_they_quote_values() {

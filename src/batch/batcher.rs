@@ -339,7 +339,8 @@ impl Batcher {
     }
 
     /// Cuts. The first piece (if any) ends at the position and has all complete transactions; the second (if any)
-    /// has the rows so far of the one that is arriving. With `boundary` the first is made even without rows.
+    /// has the rows so far of the one that is arriving. With `boundary` the first is made even without rows; so it is before the first part
+    /// of a transaction, because a boundary that came behind one would name its rows.
     pub fn cut(&mut self, boundary: bool) -> Result<Vec<Piece>> {
         let mut complete = Piece::default();
         let mut part = Piece::default();
@@ -356,7 +357,8 @@ impl Batcher {
         self.bytes = 0;
         self.oldest = None;
         let mut pieces = Vec::new();
-        if !complete.tables.is_empty() || (boundary && self.position > self.cut_position) {
+        let moved = self.position > self.cut_position;
+        if !complete.tables.is_empty() || (moved && (boundary || !part.tables.is_empty())) {
             complete.through = Some(self.position);
             complete.transactions = std::mem::take(&mut self.transactions);
             complete.last = self.last;
@@ -370,5 +372,39 @@ impl Batcher {
             piece.rows = piece.tables.iter().map(|t| t.rows.num_rows() as u64).sum();
         }
         Ok(pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The position moved without a row, then a transaction was cut in its midst: the boundary must not come with the next cut, for it would
+    /// stand behind rows that lie beyond it, and name them.
+    #[test]
+    fn no_boundary_comes_between_the_parts_of_a_transaction() {
+        let name = TableName::new("public", "t");
+        let schema = TableSchema {
+            table: name,
+            version: 1,
+            oid: 1,
+            columns: Vec::new(),
+            key: Vec::new(),
+            excluded: Vec::new(),
+            excluded_names: Default::default(),
+        };
+        let mut batcher = Batcher::new(Lsn(10), None, 1, None);
+        let layout = Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() };
+        let target = Some(batcher.register(Arc::new(schema), Arc::new(layout)));
+        batcher.keepalive(Lsn(20));
+        batcher.begin(&Begin { final_lsn: Lsn(30), commit_time_us: 0, xid: 1 }).expect("outside a transaction");
+        batcher.truncate(target).expect("inside one");
+        let ends = |pieces: Vec<Piece>| pieces.iter().map(|piece| (piece.through, piece.rows)).collect::<Vec<_>>();
+        let first = batcher.has_complete();
+        assert_eq!(ends(batcher.cut(first).expect("sealed")), [(Some(Lsn(20)), 0), (None, 1)]);
+        batcher.truncate(target).expect("inside one");
+        assert_eq!(ends(batcher.cut(true).expect("sealed")), [(None, 1)]);
+        batcher.commit(&Commit { commit_lsn: Lsn(30), end_lsn: Lsn(31), commit_time_us: 0 }).expect("inside one");
+        assert_eq!(ends(batcher.cut(true).expect("sealed")), [(Some(Lsn(31)), 0)]);
     }
 }

@@ -247,8 +247,15 @@ mod tests {
     fn batch() -> CopyBatch {
         let columns = vec![column("n", Conversion::Int64), column("d", Conversion::Date), column("t", Conversion::Text)];
         assert_eq!(columns[1].lake_type, LakeType::Date);
-        let schema =
-            TableSchema { table: TableName::new("public", "t"), version: 1, oid: 1, columns, key: vec![], excluded: Default::default() };
+        let schema = TableSchema {
+            table: TableName::new("public", "t"),
+            version: 1,
+            oid: 1,
+            columns,
+            key: vec![],
+            excluded: Default::default(),
+            excluded_names: Default::default(),
+        };
         let wires = [Some(Wire::Int), Some(Wire::Date), None];
         let columns: Vec<_> = wires.into_iter().enumerate().map(|(index, wire)| CopyColumn { index, wire }).collect();
         let at = Transaction { commit_lsn: Lsn(7), commit_time_us: 8, xid: None };

@@ -37,19 +37,7 @@ pub(super) fn facts(tables: &[Table]) -> Facts {
 
 pub(super) fn column(attnum: i16, name: &str, oid: u32) -> Column {
     let base = BaseType { oid, typmod: -1, name: format!("t{oid}"), element: None, element_typmod: -1, delimiter: b',' };
-    Column {
-        attnum,
-        name: name.into(),
-        type_oid: oid,
-        typmod: -1,
-        base,
-        not_null: false,
-        has_missing: false,
-        has_default: false,
-        generated: false,
-        identity: false,
-        selectable: true,
-    }
+    Column { attnum, ..Column::of_type(name, (oid, -1), base) }
 }
 
 pub(super) fn table(name: &str) -> Table {

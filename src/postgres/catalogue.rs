@@ -136,6 +136,25 @@ pub struct Column {
     pub selectable: bool,
 }
 
+impl Column {
+    /// A column of which nothing but its type is known.
+    pub fn of_type(name: &str, (type_oid, typmod): (u32, i32), base: BaseType) -> Self {
+        Self {
+            attnum: 0,
+            name: name.to_owned(),
+            type_oid,
+            typmod,
+            base,
+            not_null: false,
+            has_missing: false,
+            has_default: false,
+            generated: false,
+            identity: false,
+            selectable: true,
+        }
+    }
+}
+
 /// Why a table's changes cannot be streamed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unstreamable {

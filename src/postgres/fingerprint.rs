@@ -6,7 +6,8 @@
 //!
 //! It has up to four parts, `shape.columns.file.types`. A leaf counts in the shape with its relation file: `TRUNCATE` of a leaf sends nothing
 //! through a publication of its root, and only the file shows it. (Rewrites and a truncated root change it too; the copy that follows
-//! is then needless and harmless.) For a plain table the file stands apart: `TRUNCATE` and `VACUUM FULL` make a new one and lose
+//! is then needless and harmless.) A partitioned table has no file; all of its leaves, as they count in the shape, stand there again, so
+//! that leaves that changed are seen when columns changed at the same time: see [`leaves_differ`]. For a plain table the file stands apart: `TRUNCATE` and `VACUUM FULL` make a new one and lose
 //! nothing that is not sent, but `ALTER TABLE … TYPE … USING` and an added volatile default write other values into every row
 //! without a message. Those alone also write rows of `pg_attribute` (the columns part): see [`rewritten`].
 //! The types part says what the columns' types are made of, column by column: renaming an enum's label, or adding an attribute to a
@@ -71,6 +72,9 @@ part AS (
 /// Labels of a column that are kept one by one; of more there is a digest of all, and an added one means a needless copy.
 const LABELS_MAX: usize = 64;
 
+/// Digits of the leaves' digest: more than any file's number has, and so told apart from one.
+const LEAVES_LEN: usize = 16;
+
 /// The fingerprints of these relations, by oid; one query. Relations that do not exist are missing from the answer.
 pub async fn fingerprints(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<BTreeMap<u32, String>> {
     let sql = format!(
@@ -88,23 +92,31 @@ pub async fn fingerprints(client: &(impl GenericClient + Sync), oids: &[u32]) ->
                   (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attnum, a.attname, a.atttypid, a.atttypmod,
                                                 a.atthasmissing, a.attgenerated, a.attidentity) ORDER BY a.attnum)
                      FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-                  (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(l.oid, l.relreplident, l.relfilenode,
-                            (SELECT pg_catalog.json_agg(k.columns ORDER BY k.columns) FROM keys k
-                              WHERE k.relid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END))
-                          ORDER BY l.oid)
-                     FROM leaf l WHERE l.root = c.oid))::text,
+                  leaves.list)::text,
                 (SELECT pg_catalog.string_agg(a.attnum::text || ':' || a.xmin::text, ',' ORDER BY a.attnum)
                    FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                 c.relfilenode,
                 (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(p.attnum, p.labels, p.attributes) ORDER BY p.attnum)
-                   FROM part p WHERE p.relid = c.oid)::text
-           FROM pg_catalog.pg_class c WHERE c.oid = ANY($1)"
+                   FROM part p WHERE p.relid = c.oid)::text,
+                leaves.list::text
+           FROM pg_catalog.pg_class c
+          CROSS JOIN LATERAL (
+                SELECT pg_catalog.json_agg(pg_catalog.json_build_array(l.oid, l.relreplident, l.relfilenode,
+                            (SELECT pg_catalog.json_agg(k.columns ORDER BY k.columns) FROM keys k
+                              WHERE k.relid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END))
+                          ORDER BY l.oid) AS list
+                  FROM leaf l WHERE l.root = c.oid) AS leaves
+          WHERE c.oid = ANY($1)"
     );
     let rows = client.query_typed(&sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables' fingerprints", e))?;
     let text = |row: &Row| -> Result<String> {
         let columns: Option<&str> = row.get(2);
         let types = row.get::<_, Option<&str>>(4).map(types_part).transpose()?.map(|types| format!(".{types}")).unwrap_or_default();
-        Ok(format!("{}.{}.{:x}{types}", digest(row.get(1)), &digest(columns.unwrap_or_default())[..16], row.get::<_, u32>(3)))
+        let file = match row.get::<_, Option<&str>>(5) {
+            Some(leaves) => digest(leaves)[..LEAVES_LEN].to_owned(),
+            None => format!("{:x}", row.get::<_, u32>(3)),
+        };
+        Ok(format!("{}.{}.{file}{types}", digest(row.get(1)), &digest(columns.unwrap_or_default())[..16]))
     };
     rows.iter().map(|row| Ok((row.get(0), text(row)?))).collect()
 }
@@ -129,6 +141,12 @@ pub fn rewritten(before: &str, now: &str) -> bool {
         _ => false,
     };
     anew || retyped(parts(before)[3].unwrap_or_default(), parts(now)[3].unwrap_or_default())
+}
+
+/// Whether the partitions that hold rows are others, or were truncated, whatever else changed. Without leaves in either: no.
+pub fn leaves_differ(before: &str, now: &str) -> bool {
+    let leaves = |fingerprint| parts(fingerprint)[2].filter(|part| part.len() == LEAVES_LEN || *part == "0");
+    leaves(before).zip(leaves(now)).is_some_and(|(before, now)| before != now)
 }
 
 /// Whether the types of a column that both have differ in more than labels at the end. It does not matter which of them is older.
@@ -184,6 +202,9 @@ mod tests {
         for now in ["s.c.1", "s.c.1.2=:aabb", "s.c.1.2=:aabbcc", "s.c.1.2=:aa,4=:dd", "s.c.1.4=:dd"] {
             assert!(!rewritten("s.c.1.2=:aabb", now) && !rewritten(now, "s.c.1.2=:aabb"), "{now}");
         }
+        let (one, other) = ("s.c.0123456789abcdef", "t.d.fedcba9876543210");
+        assert!(leaves_differ(one, other) && rewritten(one, other) && leaves_differ("s.c.0", one), "leaves");
+        assert!(!leaves_differ(one, "t.d.0123456789abcdef") && !leaves_differ("s.c.1", "s.c.2") && !leaves_differ("", one));
         assert!(same_rows("s.c.1", "s.c.2") && same_rows("s.c.1", "s.d.1"));
         assert!(!same_rows("s.c.1", "t.c.1") && !same_rows("s.c.1", "s.d.2"));
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{FORMAT, Pending, PublicationMark, SlotState, Source, Watermark, rfc3339};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
-use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::catalogue::Table;
 use crate::postgres::error::screened;
 use crate::postgres::slot::Dropped;
 use crate::postgres::{Replication, System, connect_sql, publication, slot};
@@ -218,14 +218,13 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
         store_schema(held.store().as_ref(), &schema).await?;
         let (name, oid, version, fingerprint) = (table.name.clone(), table.oid, schema.version, table.fingerprint.clone());
         let reason = if before.tables.contains_key(&name) { "a new copy of everything was asked for" } else { "its first copy" };
-        let pending = Pending { version, fingerprint: fingerprint.clone(), since: None, reason: Some(reason.to_owned()) };
+        let pending = Pending { version, fingerprint, since: None, reason: Some(reason.to_owned()) };
         edits.push(Edit::Pending { table: name, oid, pending });
-        let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
         let filter = filters.remove(&table.oid);
         if filter.is_some() != observed.publication.tables.get(&table.name).is_some_and(|published| published.row_filter) {
             return Err(Error::retry(format!("the publication's row filter of {} was changed just now", table.name)));
         }
-        jobs.push(CopyJob { schema: Arc::new(schema), fingerprint, kind, filter });
+        jobs.push(CopyJob::new(Arc::new(schema), table, filter));
     }
     edits.extend(before.streamed().filter(|(n, _)| !observed.tables.contains_key(*n)).map(|(n, _)| Edit::Forget(n.clone())));
     let identity = system.clone();
@@ -262,13 +261,11 @@ async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken:
     };
     let newest = known.version.into_iter().chain(known.pending.iter().map(|p| p.version)).max().unwrap_or(0);
     if !broken && newest > 0 {
-        let path = crate::lake::schema_path(&table.name, newest);
-        let object = crate::commit::persist("read a schema", || writer.store.get(&path)).await?;
-        if let Some(schema) = object.and_then(|o| serde_json::from_slice::<TableSchema>(&o.body).ok())
-            && schema.honours(&hidden, table)
-            && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_))
-        {
-            return Ok(schema);
+        let same = |schema: &TableSchema| schema.honours(&hidden, table) && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_));
+        match crate::commit::schema(writer.store.as_ref(), &table.name, newest).await {
+            Ok(schema) if same(&schema) => return Ok(schema),
+            Err(error) if error.is_retry() => return Err(error),
+            Ok(_) | Err(_) => {} // what cannot be read is not gone on with
         }
     }
     Ok(TableSchema::begin(table, newest + 1, &hidden))

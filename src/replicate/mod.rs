@@ -4,6 +4,7 @@
 //! commit (`commit`), copying (`snapshot`). Invariants: the slot is held before the lake is claimed; only a
 //! committed position is acknowledged; what the source may have lost without a message is copied anew or refused.
 
+mod announced;
 mod copier;
 mod edit;
 mod establish;

@@ -14,9 +14,9 @@ use crate::commit::{self, Change, FileNamer, chain_since, claim, load, put_docum
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::lake::{FORMAT, Proposal, ProposedTable, Watermark, schema_path};
+use crate::lake::{FORMAT, Proposal, ProposedTable, Watermark};
 use crate::lsn::CommitSeq;
-use crate::postgres::catalogue::{self, Table, TableKind};
+use crate::postgres::catalogue::{self, Table};
 use crate::postgres::fingerprint::same_rows;
 use crate::postgres::{ConnectOptions, Replication, System, connect_sql, slot};
 use crate::schema::HashKey;
@@ -185,7 +185,7 @@ impl Offer<'_> {
             let table = table.ok_or_else(|| Error::retry(format!("table {name} went away just now")))?;
             source::refuse_unfit_catalogue(self.config, table)?;
             let (schema, changed) = self.catalogue_version(table, watermark).await?;
-            let job = job(schema, table, None);
+            let job = CopyJob::new(Arc::new(schema), table, None);
             let digest = content(&prepared, &job, self.hash_key.as_ref()).await?;
             let mark = watermark.tables.get(name).filter(|m| m.mode == TableMode::Snapshot);
             if !changed && mark.is_some_and(|m| m.snapshot.is_some() && m.content.as_ref() == Some(&digest)) {
@@ -205,7 +205,7 @@ impl Offer<'_> {
         let hidden = privacy(self.config, &table.name);
         let mark = watermark.tables.get(&table.name).filter(|m| m.mode == TableMode::Snapshot && m.snapshot.is_some());
         if let Some(version) = mark.and_then(|m| m.version) {
-            let known = self.schema(&table.name, version).await?;
+            let known = commit::schema(self.store.as_ref(), &table.name, version).await?;
             if known.honours(&hidden, table) {
                 match known.fit_catalogue(table, &hidden) {
                     Fit::Same(_) => return Ok((known, false)),
@@ -215,13 +215,6 @@ impl Offer<'_> {
             }
         }
         Ok((TableSchema::begin(table, next_version(self.store.as_ref(), &table.name).await?, &hidden), true))
-    }
-
-    async fn schema(&self, table: &TableName, version: u32) -> Result<TableSchema> {
-        let path = schema_path(table, version);
-        let object = commit::persist("read a schema", || self.store.get(&path)).await?;
-        let body = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there")))?.body;
-        serde_json::from_slice(&body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))
     }
 
     /// Streamed tables, all as of one slot's consistent point, in the versions that stand.
@@ -244,7 +237,8 @@ impl Offer<'_> {
             let Some(version) = mark.version.filter(|_| mark.pending.is_empty() && same_rows(&mark.fingerprint, &table.fingerprint)) else {
                 return Err(changes("has another definition than the lake, or is being copied"));
             };
-            jobs.push(job(self.schema(name, version).await?, table, filters.remove(&table.oid)));
+            let schema = commit::schema(self.store.as_ref(), name, version).await?;
+            jobs.push(CopyJob::new(Arc::new(schema), table, filters.remove(&table.oid)));
             offered.insert(name.clone(), (Some(version), None));
         }
         let copied = self.copy(prepared, jobs, watermark).await?;
@@ -363,11 +357,6 @@ impl Offer<'_> {
         }
         Ok(Some(Ended::Taken(seq)))
     }
-}
-
-fn job(schema: TableSchema, table: &Table, filter: Option<String>) -> CopyJob {
-    let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
-    CopyJob { schema: Arc::new(schema), fingerprint: table.fingerprint.clone(), kind, filter }
 }
 
 fn proposed(copied: Copied, mode: TableMode, offered: &BTreeMap<TableName, (Option<u32>, Option<String>)>) -> ProposedTable {

@@ -15,7 +15,7 @@ use crate::lake::{Pending, PublicationMark, TableChange, TableMark, Watermark, r
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::postgres::catalogue::{Table, TableKind};
-use crate::postgres::fingerprint::{rewritten, same_rows, same_shape};
+use crate::postgres::fingerprint::{leaves_differ, rewritten, same_rows, same_shape};
 use crate::schema::version::{Fit, Layout, Privacy, TableSchema};
 use crate::snapshot::CopyJob;
 use crate::store::Store;
@@ -39,6 +39,12 @@ impl Entry {
     fn newest_fingerprint(&self) -> &str {
         self.mark.pending.last().map_or(&self.mark.fingerprint, |p| &p.fingerprint)
     }
+
+    /// Whether its partitions are others than when it was last looked at. (A shape that only the stream had has no fingerprint.)
+    fn moves(&self, now: &str) -> bool {
+        let looked_at = self.mark.pending.iter().rev().map(|p| &p.fingerprint).find(|fingerprint| !fingerprint.is_empty());
+        leaves_differ(looked_at.unwrap_or(&self.mark.fingerprint), now)
+    }
 }
 
 /// A RELATION message, and what is known beside it.
@@ -56,6 +62,8 @@ pub(crate) struct Registry {
     entries: BTreeMap<TableName, Entry>,
     publication: Option<PublicationMark>,
     edits: Vec<Edit>,
+    /// Partitions came or went, or a table joined that may have been one.
+    moved: bool,
 }
 
 impl Registry {
@@ -73,7 +81,7 @@ impl Registry {
             }
             entries.insert(name.clone(), Entry { mark: table.clone(), versions, table: None, unlisted: Vec::new() });
         }
-        Ok(Self { entries, publication: watermark.source.publication.clone(), edits: Vec::new() })
+        Ok(Self { entries, publication: watermark.source.publication.clone(), edits: Vec::new(), moved: false })
     }
 
     /// The watermark as it will be once what is under way is committed, as far as tables go.
@@ -211,6 +219,7 @@ impl Registry {
                 mark.version = Some(version);
                 self.edits.push(Edit::Adopted { table: name.clone(), oid, version, fingerprint });
             }
+            self.moved = true;
             self.entries.insert(name, Entry { mark, versions: vec![Arc::new(schema)], table: Some(table.clone()), unlisted: Vec::new() });
             return Ok(());
         };
@@ -245,7 +254,9 @@ impl Registry {
                 }
                 match copy {
                     Some(reason) => (reason, Some(extended)),
-                    None if rewritten(&newest, &table.fingerprint) => (format!("every row was written anew ({what})"), Some(extended)),
+                    None if rewritten(&newest, &table.fingerprint) || leaves_differ(&newest, &table.fingerprint) => {
+                        (anew(&what), Some(extended))
+                    }
                     None if edited => ("its publication was edited".to_owned(), Some(extended)),
                     None => return self.keep(&table.name.clone(), table.fingerprint.clone()),
                 }
@@ -257,6 +268,7 @@ impl Registry {
     /// A compatible change: the newest version has a new fingerprint.
     fn keep(&mut self, name: &TableName, fingerprint: String) -> Result<()> {
         if let Some(entry) = self.entries.get_mut(name) {
+            self.moved |= entry.moves(&fingerprint);
             if let Some(pending) = entry.mark.pending.last_mut() {
                 pending.fingerprint = fingerprint.clone();
                 let (pending, oid) = (pending.clone(), entry.mark.oid);
@@ -281,6 +293,7 @@ impl Registry {
     ) -> Result<()> {
         let name = &table.name;
         let Some(entry) = self.entries.get_mut(name) else { return Ok(()) };
+        self.moved |= entry.moves(&table.fingerprint);
         let schema = match version {
             Some(schema) => schema,
             None => {
@@ -349,7 +362,8 @@ impl Registry {
                     note(&mut self.edits, name, extended.version, &what);
                     entry.versions[index] = Arc::clone(&extended);
                     let newest = entry.newest_fingerprint();
-                    let anew = table.filter(|t| rewritten(newest, &t.fingerprint)).map(|_| format!("every row was written anew ({what})"));
+                    let others = |t: &&Table| rewritten(newest, &t.fingerprint) || leaves_differ(newest, &t.fingerprint);
+                    let anew = table.filter(others).map(|_| anew(&what));
                     if let (Some(reason), Some(table)) = (copy.or(anew), table) {
                         self.begin(store, &privacy, table, Some(Arc::clone(&extended)), None, &reason).await?;
                     } else if let Some(table) = table {
@@ -423,6 +437,11 @@ impl Registry {
         std::mem::take(&mut self.edits)
     }
 
+    /// Whether partitions came or went since this was last asked: in fingerprints that were taken in, for others will be seen again.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
     /// Whether changes wait for the next commit.
     pub(crate) fn has_edits(&self) -> bool {
         !self.edits.is_empty()
@@ -457,12 +476,7 @@ impl Registry {
         let entry = self.entries.get(&locked.name)?;
         let pending = entry.mark.pending.last()?;
         let schema = entry.versions.iter().find(|v| v.version == pending.version)?;
-        same_rows(&pending.fingerprint, &locked.fingerprint).then(|| CopyJob {
-            schema: Arc::clone(schema),
-            fingerprint: pending.fingerprint.clone(),
-            kind: if locked.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary },
-            filter,
-        })
+        same_rows(&pending.fingerprint, &locked.fingerprint).then(|| CopyJob::new(Arc::clone(schema), locked, filter))
     }
 }
 
@@ -487,6 +501,10 @@ fn note(edits: &mut Vec<Edit>, table: &TableName, version: u32, what: &str) {
 fn changed(table: &TableName, version: u32, what: &str) -> Edit {
     let at = rfc3339(chrono::Utc::now().timestamp_micros());
     Edit::Changed { table: table.clone(), change: TableChange { at, version, what: what.to_owned() } }
+}
+
+fn anew(what: &str) -> String {
+    format!("every row was written anew, or its partitions changed ({what})")
 }
 
 /// A fingerprint that changed though no column did: leaves, identity, a default that old rows take.

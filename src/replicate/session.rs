@@ -4,6 +4,7 @@
 //! acknowledgement is a committed watermark's `through`; a heartbeat moves the position only between
 //! transactions; whatever ends the session, what was handed over is committed up to its last boundary.
 
+use super::announced;
 use super::copier::{Lake, Outcome};
 use super::membership;
 use super::pipeline::{Finished, Order, Pipeline};
@@ -38,6 +39,8 @@ pub(crate) enum End {
     Stopped,
     /// `--until-caught-up` has what it wanted.
     CaughtUp,
+    /// A new one is to go on: this one may announce partitions wrongly (`announced`).
+    Anew,
 }
 
 /// How often the server is asked for its position while a certain one is waited for.
@@ -45,6 +48,15 @@ const EAGER: Duration = Duration::from_millis(200);
 
 /// A row of this size waits until the pieces before it have left room for it, before it is taken in.
 const LARGE_BYTES: usize = 4 << 20;
+
+/// When the catalogue was looked at.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    /// What transactions below it did is seen.
+    horizon: u64,
+    /// End of the server's WAL afterwards.
+    position: Lsn,
+}
 
 /// What a look brings.
 struct Looked {
@@ -63,8 +75,8 @@ struct Session<'a> {
     committed: watch::Receiver<Arc<Watermark>>,
     batcher: Batcher,
     registry: Registry,
-    /// The registry's tables are as transactions below this one left them, or newer.
-    horizon: u64,
+    /// What the registry's tables were compared with last.
+    view: View,
     targets: HashMap<u32, (Relation, Option<Target>)>,
     /// Descriptions whose target is to be found anew before their next row.
     stale: HashMap<u32, Relation>,
@@ -91,7 +103,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     let held = writer.take_held()?;
     let lake = Lake::from(&held);
     let through = held.watermark().position();
-    let (registry, horizon) = match begin(writer, &taken.client, &held).await {
+    let (registry, view) = match begin(writer, &taken.client, &held).await {
         Ok(begun) => begun,
         Err(error) => {
             writer.held = Some(held);
@@ -110,7 +122,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         pipeline,
         batcher,
         registry,
-        horizon,
+        view,
         targets: HashMap::new(),
         stale: HashMap::new(),
         lake,
@@ -118,7 +130,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         look_again: false,
         look_outdated: false,
         heartbeat_due: false,
-        wanted: writer.target.filter(|t| *t > through),
+        wanted: writer.target.max(writer.announced.behind()).filter(|t| *t > through),
         alone: false,
         copying: writer.copier.busy(),
         taking: None,
@@ -137,16 +149,18 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     session.leave(ended).await
 }
 
-/// The registry, compared with the source before the first frame is looked at, and its horizon.
-async fn begin(writer: &Writer, client: &Client, held: &crate::commit::Held) -> Result<(Registry, u64)> {
+/// The registry, compared with the source before the first frame is looked at.
+async fn begin(writer: &mut Writer, client: &Client, held: &crate::commit::Held) -> Result<(Registry, View)> {
     let horizon = server::oldest_running(client).await?;
     let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
     let (config, known) = (&writer.config, registry.names());
     let tables = source::wanted(client, config, &known).await?;
     membership::ensure(client, config, &tables, false, held.watermark().source.publication.as_ref()).await?;
     let observed = source::observe(client, config, tables).await?;
+    let waiting = writer.prepared.is_none() && !registry.pending().is_empty();
     registry.compare(held.store().as_ref(), config, &observed, true).await?;
-    Ok((registry, horizon))
+    writer.announced.looked(registry.take_moved(), waiting, observed.position);
+    Ok((registry, View { horizon, position: observed.position }))
 }
 
 impl Session<'_> {
@@ -166,10 +180,17 @@ impl Session<'_> {
             if self.caught_up() {
                 return Ok(End::CaughtUp);
             }
+            if self.writer.announced.behind().is_some_and(|behind| self.committed.borrow().position() >= behind) {
+                tracing::info!(
+                    "partitions came or went, and this server goes on announcing their rows as before in a session: another one begins, and then the tables are copied"
+                );
+                return Ok(End::Anew);
+            }
             let age_at = self.batcher.oldest().map(|at| Instant::from_std(at) + self.writer.config.batch.max_age);
             let may_cut = age_at.is_some() && (self.batcher.has_complete() || !self.batcher.in_transaction());
             let copy_at = self.writer.copier.not_before();
-            let wants_copy = !self.copying && !self.writer.copier.busy() && !self.uncopied().is_empty();
+            let wants_copy =
+                self.writer.announced.behind().is_none() && !self.copying && !self.writer.copier.busy() && !self.uncopied().is_empty();
             tokio::select! {
                 biased;
                 // Leaving comes first: a person or the platform waits, and has seconds.
@@ -216,8 +237,10 @@ impl Session<'_> {
 
     /// Up to 17 the stream ends with SQLSTATE 42704 where a change was written while there was no publication of the name; again and again.
     async fn explained(&self, error: Error) -> Error {
-        if sqlstate(&error) != Some("42704") {
-            return error;
+        match sqlstate(&error) {
+            Some("42704") => {}
+            Some("42804") if self.writer.announced.stays() => return announced::undecodable(error),
+            _ => return error,
         }
         let name = &self.writer.config.source.publication;
         match source::observe(&self.client, &self.writer.config, Vec::new()).await {
@@ -302,7 +325,8 @@ impl Session<'_> {
         }
         let store = self.writer.store.clone();
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
-        self.horizon = horizon;
+        self.view = View { horizon, position: observed.position };
+        self.moved(observed.position).await?;
         if self.registry.has_edits() {
             // The server describes a relation again only if that itself changed.
             self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
@@ -311,6 +335,17 @@ impl Session<'_> {
         self.proposed(proposals).await?;
         if std::mem::take(&mut self.look_again) {
             self.look();
+        }
+        Ok(())
+    }
+
+    /// Where partitions moved below `position`: copies may have to wait for a session that begins behind it.
+    async fn moved(&mut self, position: Lsn) -> Result<()> {
+        if self.registry.take_moved() {
+            self.writer.announced.moved(position);
+            if let Some(behind) = self.writer.announced.behind() {
+                self.await_point(behind).await?;
+            }
         }
         Ok(())
     }
@@ -507,7 +542,7 @@ impl Session<'_> {
                 None
             }
             Some(name) => {
-                let table = self.table_now(&name).await?;
+                let (table, position) = self.table_now(&name).await?;
                 if let Some(table) = table.as_ref().filter(|table| !self.registry.is_of(table, relation.id)) {
                     tracing::debug!(table = %table.name, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
                     self.look();
@@ -517,6 +552,7 @@ impl Session<'_> {
                 }
                 let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
                 self.look_outdated |= self.looking.is_some() && self.registry.has_edits();
+                self.moved(position).await?;
                 Some(self.batcher.register(schema, layout))
             }
         };
@@ -526,20 +562,22 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A table as the catalogue has it after the transaction that is arriving.
-    async fn table_now(&self, name: &TableName) -> Result<Option<Table>> {
+    /// A table as the catalogue has it after the transaction that is arriving, and the end of WAL when it was looked at.
+    async fn table_now(&self, name: &TableName) -> Result<(Option<Table>, Lsn)> {
         let xid = self.batcher.xid();
         if let Some(known) = self.registry.table(name)
-            && xid.is_some_and(|xid| precedes(xid, self.horizon))
+            && xid.is_some_and(|xid| precedes(xid, self.view.horizon))
         {
-            return Ok(Some(known.clone()));
+            return Ok((Some(known.clone()), self.view.position));
         }
         if let Some(xid) = xid {
             server::await_visible(&self.client, xid).await?;
         }
-        let Some(table) = catalogue::tables(&self.client, std::slice::from_ref(name)).await?.pop() else { return Ok(None) };
+        let Some(table) = catalogue::tables(&self.client, std::slice::from_ref(name)).await?.pop() else {
+            return Ok((None, server::insert_lsn(&self.client).await?));
+        };
         let mut observed = source::observe_one(&self.client, &self.writer.config, table.clone()).await?;
-        Ok(Some(observed.tables.remove(name).unwrap_or(table)))
+        Ok((Some(observed.tables.remove(name).unwrap_or(table)), observed.position))
     }
 
     async fn route(&mut self, name: &TableName, relation: &Relation, table: Option<&Table>) -> Result<(Arc<TableSchema>, Arc<Layout>)> {

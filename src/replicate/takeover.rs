@@ -33,10 +33,17 @@ pub(crate) struct Taken {
     pub(crate) confirmed: Lsn,
 }
 
+struct Acquired {
+    stream: ReplicationStream,
+    timeline: u32,
+    /// Of the server.
+    version: i32,
+}
+
 /// Gets the slot, judges it against the watermark, claims the epoch (or confirms it after a reconnection).
 pub(crate) async fn take_over(writer: &mut Writer) -> Result<Taken> {
     let client = connect_sql(&writer.options).await?;
-    let (stream, timeline) = acquire(writer, &client).await?;
+    let Acquired { stream, timeline, version } = acquire(writer, &client).await?;
     let found = slot::read(&client, &writer.config.source.slot).await?;
     let confirmed = found.and_then(|s| s.confirmed_flush).unwrap_or(Lsn::ZERO);
     match writer.held.as_mut() {
@@ -55,6 +62,7 @@ pub(crate) async fn take_over(writer: &mut Writer) -> Result<Taken> {
             writer.held = Some(held);
         }
     }
+    writer.announced.begin(version, confirmed);
     Ok(Taken { stream, client, confirmed })
 }
 
@@ -66,7 +74,7 @@ async fn standing(writer: &Writer) -> Result<Watermark> {
     }
 }
 
-async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream, u32)> {
+async fn acquire(writer: &Writer, client: &Client) -> Result<Acquired> {
     let source = &writer.config.source;
     let info = primary(client).await?;
     refuse_by_version(&writer.config, info.version_num)?;
@@ -92,7 +100,7 @@ async fn acquire(writer: &Writer, client: &Client) -> Result<(ReplicationStream,
         check_cluster(&watermark, &system, &mut replication, &writer.options).await?;
         let slot = check_slot(client, &source.slot, &info.database).await?;
         let error = match start(replication, source, slot.failover).await {
-            Ok(stream) => return Ok((stream, system.timeline)),
+            Ok(stream) => return Ok(Acquired { stream, timeline: system.timeline, version: info.version_num }),
             Err(error) => error,
         };
         match sqlstate(&error) {

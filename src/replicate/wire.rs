@@ -23,19 +23,7 @@ pub(crate) async fn table(client: &Client, relation: &Relation, now: &Table) -> 
         .iter()
         .map(|wire| match known(now, relation.id, wire) {
             Some(column) => Some(column.clone()),
-            None => Some(Column {
-                attnum: 0,
-                name: wire.name.clone(),
-                type_oid: wire.type_oid,
-                typmod: wire.typmod,
-                base: types.next()?,
-                not_null: false,
-                has_missing: false,
-                has_default: false,
-                generated: false,
-                identity: false,
-                selectable: true,
-            }),
+            None => Some(Column::of_type(&wire.name, (wire.type_oid, wire.typmod), types.next()?)),
         })
         .collect::<Option<_>>()
         .ok_or_else(|| crate::error::Error::bug("fewer types than columns"))?;

@@ -3,6 +3,7 @@
 //! Owns: reconnection with back-off, what outlives a session (the claim, the running copy). Invariants: errors
 //! that a person must mend end the process; trouble is retried for ever, with pauses that progress resets.
 
+use super::announced::Announced;
 use super::copier::Copier;
 use super::establish::{Established, establish};
 use super::session::{self, End};
@@ -52,6 +53,7 @@ pub(crate) struct Writer {
     pub(crate) unsettled: Vec<(Epoch, Copied)>,
     /// Where `--until-caught-up` ends.
     pub(crate) target: Option<Lsn>,
+    pub(crate) announced: Announced,
 }
 
 impl Writer {
@@ -93,6 +95,7 @@ pub async fn run(config: Config, mode: Mode, mut stop: watch::Receiver<bool>) ->
         prepared: None,
         unsettled: Vec::new(),
         target: None,
+        announced: Announced::default(),
     };
     let mut resnapshot = mode.resnapshot;
     let pauses = || {
@@ -107,16 +110,18 @@ pub async fn run(config: Config, mode: Mode, mut stop: watch::Receiver<bool>) ->
     loop {
         let before = writer.held.as_ref().map(|h| h.watermark().seq);
         let ended = attempt(&mut writer, mode.until_caught_up, &mut resnapshot, &mut stop).await;
-        let error = match ended {
-            Ok(End::Stopped | End::CaughtUp) => return Ok(()),
-            Err(error) if error.is_retry() => error,
-            Err(error) => return Err(error),
-        };
         if before != writer.held.as_ref().map(|h| h.watermark().seq) {
             pause = pauses(); // progress was made
         }
         let wait = pause.next().unwrap_or(PAUSE_LONGEST);
-        tracing::warn!(error = %error.full(), pause_ms = wait.as_millis() as u64, "the session ended, beginning anew");
+        match ended {
+            Ok(End::Stopped | End::CaughtUp) => return Ok(()),
+            Ok(End::Anew) => {}
+            Err(error) if error.is_retry() => {
+                tracing::warn!(error = %error.full(), pause_ms = wait.as_millis() as u64, "the session ended, beginning anew");
+            }
+            Err(error) => return Err(error),
+        }
         tokio::select! {
             biased;
             _ = stop.wait_for(|s| *s) => return Ok(()),

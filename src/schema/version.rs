@@ -11,6 +11,7 @@ use crate::postgres::catalogue::{Column, Table};
 use crate::table_name::TableName;
 use arrow_schema::{Field, Schema};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The columns that every data file carries after the table's own.
 pub const METADATA: [&str; 8] = ["_op", "_commit_lsn", "_seq", "_commit_ts", "_xid", "_unchanged", "_old_key", "_exceptions"];
@@ -67,6 +68,9 @@ pub struct TableSchema {
     /// `attnum` of columns that were kept out: one that is let in later has values in the rows there are, so that needs a new version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<i16>,
+    /// Their names when that was last seen, by `attnum`: whose name is another now was renamed, whoever bears the old one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub excluded_names: BTreeMap<i16, String>,
 }
 
 /// How the columns of a tuple on the wire lie in a version.
@@ -103,13 +107,28 @@ pub enum Fit {
 impl TableSchema {
     /// Begins a version with the catalogue's present shape.
     pub fn begin(table: &Table, version: u32, privacy: &Privacy) -> Self {
-        let excluded = live(table).filter(|c| privacy.exclude.contains(&c.name)).map(|c| c.attnum).collect();
-        let mut schema = TableSchema { table: table.name.clone(), version, oid: table.oid, columns: Vec::new(), key: Vec::new(), excluded };
+        let mut schema = TableSchema {
+            table: table.name.clone(),
+            version,
+            oid: table.oid,
+            columns: Vec::new(),
+            key: Vec::new(),
+            excluded: Vec::new(),
+            excluded_names: BTreeMap::new(),
+        };
+        live(table).filter(|c| privacy.exclude.contains(&c.name)).for_each(|column| schema.keep_out(column));
         for column in live(table) {
             schema.push(column, privacy);
         }
         schema.key = table.key.iter().filter_map(|name| schema.by_source(name)).map(|c| c.name.clone()).collect();
         schema
+    }
+
+    fn keep_out(&mut self, column: &Column) {
+        if !self.excluded.contains(&column.attnum) {
+            self.excluded.push(column.attnum);
+        }
+        self.excluded_names.insert(column.attnum, column.name.clone());
     }
 
     fn push(&mut self, column: &Column, privacy: &Privacy) {
@@ -153,7 +172,8 @@ impl TableSchema {
     /// A column that was kept out or hashed, and now has a name under which `privacy`, which still has the old one, does not know it.
     pub fn renamed_private<'a>(&self, privacy: &Privacy, table: &'a Table) -> Option<&'a str> {
         let stale = privacy.exclude.iter().any(|name| column(table, name).is_none());
-        let was_out = |c: &Column| stale && self.excluded.contains(&c.attnum);
+        let still_asked = |c: &Column| self.excluded_names.get(&c.attnum).is_some_and(|name| privacy.exclude.contains(name));
+        let was_out = |c: &Column| self.excluded.contains(&c.attnum) && (stale || still_asked(c));
         let was_hashed = |c: &Column| {
             let old = self.columns.iter().find(|old| old.hashed && !old.dropped && old.attnum == c.attnum);
             old.is_some_and(|old| privacy.hash.contains(&old.source))
@@ -218,7 +238,14 @@ impl TableSchema {
         let mut copy = None;
         let kept_out = wire.iter().filter(|c| privacy.exclude.iter().any(|e| e == c.name)).filter_map(|c| c.catalogue);
         for column in kept_out.filter(|c| !self.excluded.contains(&c.attnum) && self.by_source(&c.name).is_none()) {
-            next.excluded.push(column.attnum);
+            next.keep_out(column);
+            what.push(format!("column {} excluded", column.name));
+        }
+        // Renamed, and the configuration followed.
+        let kept_out = wire.iter().filter(|c| privacy.exclude.iter().any(|e| e == c.name)).filter_map(|c| c.catalogue);
+        let renamed = kept_out.filter(|c| self.excluded.contains(&c.attnum) && self.excluded_names.get(&c.attnum) != Some(&c.name));
+        for column in renamed {
+            next.keep_out(column);
             what.push(format!("column {} excluded", column.name));
         }
         for column in wire.iter().filter(|c| !c.generated && !privacy.exclude.iter().any(|e| e == c.name)) {

@@ -36,6 +36,14 @@ pub struct CopyJob {
     pub filter: Option<String>,
 }
 
+impl CopyJob {
+    /// A copy of `table`, as it is under the lock.
+    pub fn new(schema: Arc<TableSchema>, table: &Table, filter: Option<String>) -> Self {
+        let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
+        Self { schema, fingerprint: table.fingerprint.clone(), kind, filter }
+    }
+}
+
 /// A finished copy of a table, its files durable.
 #[derive(Debug, Clone)]
 pub struct Copied {

@@ -69,7 +69,15 @@ impl<'a> Synthetic<'a> {
             dropped: false,
         };
         let columns = vec![column("id", 1, LakeType::Int64, Conversion::Int64), column("v", 2, LakeType::String, Conversion::Text)];
-        let schema = TableSchema { table: table.clone(), version: 1, oid: 7, columns, key: vec!["id".to_owned()], excluded: Vec::new() };
+        let schema = TableSchema {
+            table: table.clone(),
+            version: 1,
+            oid: 7,
+            columns,
+            key: vec!["id".to_owned()],
+            excluded: Vec::new(),
+            excluded_names: Default::default(),
+        };
         let path = root.join(schema_path(&table, 1));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, schema.to_json()).unwrap();

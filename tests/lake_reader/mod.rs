@@ -394,8 +394,9 @@ fn canonical(pg_type: &str, text: &str) -> String {
     }
     match pg_type.split(['(', ' ']).next().unwrap() {
         "numeric" => without_zeros(text),
-        "real" | "float4" => text.parse::<f32>().unwrap().to_string(),
-        "double" | "float8" => text.parse::<f64>().unwrap().to_string(),
+        // A hash stays as it is.
+        "real" | "float4" => text.parse::<f32>().map_or_else(|_| text.to_owned(), |number| number.to_string()),
+        "double" | "float8" => text.parse::<f64>().map_or_else(|_| text.to_owned(), |number| number.to_string()),
         "timestamp" | "timestamptz" => match text.strip_suffix("+00") {
             Some(local) => format!("{}+00", without_zeros(local)),
             None => without_zeros(text),
