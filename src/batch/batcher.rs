@@ -396,7 +396,7 @@ mod tests {
         let mut batcher = Batcher::new(Lsn(10), None, 1, None);
         let layout = Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() };
         let target = Some(batcher.register(Arc::new(schema), Arc::new(layout)));
-        batcher.keepalive(Lsn(20));
+        batcher.keepalive(Lsn(20)).unwrap();
         batcher.begin(&Begin { final_lsn: Lsn(30), commit_time_us: 0, xid: 1 }).expect("outside a transaction");
         batcher.truncate(target).expect("inside one");
         let ends = |pieces: Vec<Piece>| pieces.iter().map(|piece| (piece.through, piece.rows)).collect::<Vec<_>>();
