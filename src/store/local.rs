@@ -12,6 +12,7 @@
 //!
 //! Unfinished files live in `.tmp-huella/` beside the lock; what a crash leaves there is swept a day later.
 
+use super::local_file::{Temp, checksum, generation, io_error, is_absent, meta, set_time, stat, sync_dir, time_of};
 use super::{Generation, Meta, Object, RESERVED, Store, StoreError, Upload, check_path, check_prefix};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Unfinished files and the lock.
 const TEMP_FOLDER: &str = ".tmp-huella";
@@ -34,8 +35,6 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(1);
 /// An unfinished file this old belongs to nobody: writing one takes seconds.
 const TEMP_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Buffer for checksumming a file: large enough to amortise the call, small enough to stay in cache.
-const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// A directory as a store. Clones share it.
 #[derive(Debug, Clone)]
@@ -385,80 +384,6 @@ enum Lock {
     Exclusive,
 }
 
-/// A file that nobody sees; removed when dropped, unless it was renamed.
-struct Temp {
-    file: File,
-    path: PathBuf,
-    generation: i64,
-}
-
-impl Temp {
-    /// Gives the file its generation: now, but later than `floor`.
-    fn stamp(&mut self, floor: i64) -> io::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
-        let after = floor
-            .checked_add(1)
-            .ok_or_else(|| io::Error::other("the file it follows lies at the end of time; set its modification time anew"))?;
-        self.generation = now.max(after);
-        set_time(&self.file, self.generation)
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // else the sweep finds it
-    }
-}
-
-/// Sets a modification time and makes sure that the file system keeps all of it.
-fn set_time(file: &File, ns: i64) -> io::Result<()> {
-    let since = Duration::from_nanos(u64::try_from(ns).map_err(|_| io::Error::other("a modification time before 1970"))?);
-    file.set_modified(UNIX_EPOCH + since)?;
-    if time_of(&file.metadata()?) == ns {
-        return Ok(());
-    }
-    Err(io::Error::new(ErrorKind::Unsupported, "this file system keeps no nanoseconds in modification times"))
-}
-
-fn time_of(about: &Metadata) -> i64 {
-    use std::os::unix::fs::MetadataExt;
-    about.mtime().saturating_mul(1_000_000_000).saturating_add(about.mtime_nsec())
-}
-
-fn generation(about: &Metadata) -> Generation {
-    Generation(time_of(about))
-}
-
-fn meta(path: String, about: &Metadata) -> Meta {
-    Meta { path, bytes: about.len(), crc32c: None, generation: generation(about), modified_us: time_of(about).div_euclid(1000) }
-}
-
-/// What is known of the object's file; `None` if there is no such file.
-fn stat(target: &Path) -> io::Result<Option<Metadata>> {
-    match fs::metadata(target) {
-        Ok(about) => Ok(about.is_file().then_some(about)),
-        Err(e) if is_absent(&e) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-fn checksum(file: &mut File) -> io::Result<u32> {
-    let mut buffer = vec![0; READ_BUFFER_BYTES];
-    let mut crc = 0;
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(crc),
-            Ok(n) => crc = crc32c::crc32c_append(crc, &buffer[..n]),
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Removes unfinished files of processes long gone. Best effort: a lake that may only be read has none of ours.
 fn sweep(temp: &Path) {
     let Ok(entries) = fs::read_dir(temp) else { return };
@@ -467,58 +392,5 @@ fn sweep(temp: &Path) {
         if age.is_some_and(|age| age > TEMP_AGE_MAX) {
             let _ = fs::remove_file(entry.path());
         }
-    }
-}
-
-/// No such object: also where a part of the path is a file.
-fn is_absent(e: &io::Error) -> bool {
-    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-}
-
-/// Sorts an operating system's error into passing trouble and what a person must mend.
-fn io_error(path: &str, doing: &str, e: &io::Error) -> StoreError {
-    let mend = match e.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            return StoreError::trouble(path, format!("{doing}: {e}; free some space, writing then goes on by itself"));
-        }
-        ErrorKind::PermissionDenied => "give this user read and write rights on the lake's directory",
-        ErrorKind::ReadOnlyFilesystem => "mount the lake's file system for writing",
-        ErrorKind::NotADirectory => "a part of the path is a file",
-        ErrorKind::IsADirectory => "a directory stands where the object should be",
-        ErrorKind::InvalidFilename => "the name is too long for this file system",
-        ErrorKind::CrossesDevices => "the lake's directory must lie on one file system",
-        // A directory that cannot be flushed says EINVAL on some.
-        ErrorKind::Unsupported | ErrorKind::InvalidInput => "put the lake on a local Linux file system (ext4, xfs, btrfs)",
-        _ if e.raw_os_error() == Some(libc::EIO) => "the disk reports an error; check it",
-        _ => return StoreError::trouble(path, format!("{doing}: {e}")),
-    };
-    StoreError::refused(path, format!("{doing}: {e}; {mend}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_operating_system_s_error_says_whether_to_wait_or_to_mend() {
-        let of = |code: i32| io_error("a/b", "writing", &io::Error::from_raw_os_error(code));
-        for passing in [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENOMEM, libc::ETIMEDOUT] {
-            assert!(matches!(of(passing), StoreError::Trouble { .. }), "{}", of(passing));
-        }
-        for person in [
-            libc::EACCES,
-            libc::EPERM,
-            libc::EROFS,
-            libc::ENAMETOOLONG,
-            libc::ENOTDIR,
-            libc::EXDEV,
-            libc::EOPNOTSUPP,
-            libc::EINVAL,
-            libc::EIO,
-        ] {
-            assert!(matches!(of(person), StoreError::Refused { .. }), "{}", of(person));
-        }
-        assert!(of(libc::ENOSPC).to_string().contains("free some space"), "{}", of(libc::ENOSPC));
-        assert!(of(libc::EROFS).to_string().starts_with("a/b: writing: "), "{}", of(libc::EROFS));
     }
 }

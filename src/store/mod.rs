@@ -9,6 +9,7 @@ mod gcs;
 mod gcs_error;
 mod gcs_upload;
 mod local;
+mod local_file;
 
 pub use fault::{FaultStore, Plan};
 pub use gcs::{GcsSettings, GcsStore};
