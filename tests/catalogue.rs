@@ -160,6 +160,10 @@ async fn fingerprint_changes_with_the_shape_and_with_nothing_else() {
         ("ALTER TABLE public.root_b0 REPLICA IDENTITY FULL", Some(3)),
         ("CREATE TABLE public.root_c PARTITION OF public.root FOR VALUES FROM ('2022-01-01') TO ('2023-01-01')", Some(3)),
         ("TRUNCATE public.root_c", Some(3)),
+        (
+            "ALTER TABLE public.root DETACH PARTITION public.root_c; ALTER TABLE public.root ATTACH PARTITION public.root_c FOR VALUES FROM ('2022-01-01') TO ('2023-01-01')",
+            Some(3),
+        ),
     ] {
         client.batch_execute(sql).await.unwrap();
         let after = catalogue::fingerprints(&client, &oids).await.unwrap();

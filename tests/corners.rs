@@ -282,3 +282,26 @@ async fn a_transaction_that_stays_open_holds_up_nobody_else() {
     w.true_in_the_lake().await;
     run.stop();
 }
+
+/// One table's end is no reason to stop the others, while it runs; at the next start the configuration is refused until it is corrected.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_table_that_is_dropped_ends_nothing_while_it_runs() {
+    let mut w = World::new().await;
+    w.env.push(("HUELLA_TABLE".to_owned(), "[{name = 'public.a'}, {name = 'public.b'}]".to_owned()));
+    w.sql("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)").await;
+    let mut run = w.start(&["run"], &[]);
+    w.caught_up().await;
+    w.sql("DROP TABLE a").await;
+    w.wait("a to be forgotten", || w.watermark().unwrap()["tables"]["public.a"].is_null());
+    // More looks, one at each of these new sessions' beginnings: what is not there any more is not asked for again.
+    for id in 2..4 {
+        let epoch = w.log().matches("beginning anew").count();
+        w.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL").await;
+        w.wait("another session", || run.ended() || w.log().matches("beginning anew").count() > epoch);
+        w.sql(&format!("INSERT INTO b VALUES ({id})")).await;
+        w.caught_up().await;
+    }
+    assert!(!run.ended(), "{}", w.log());
+    run.stop();
+    w.refused(&["public.a does not exist", "[[table]]"]);
+}

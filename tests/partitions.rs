@@ -32,6 +32,20 @@ async fn a_partition_that_comes_between_two_looks_with_a_new_column_brings_its_r
     assert_eq!(w.read().tables(), ["public.raiz", "public.suelta"]);
 }
 
+/// It is the same partition as before, but not with the same rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_away_between_two_looks_brings_what_changed_meanwhile() {
+    let w = World::new().await;
+    w.sql(ROOT).await;
+    w.sql("CREATE TABLE raiz_c PARTITION OF raiz FOR VALUES IN ('c') PARTITION BY RANGE (id); CREATE TABLE raiz_c1 PARTITION OF raiz_c DEFAULT; INSERT INTO raiz VALUES (1, 'c', 'v', 1)").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    for (partition, values) in [("raiz_a", "'a'"), ("raiz_c", "'c'")] {
+        w.sql(&format!("ALTER TABLE raiz DETACH PARTITION {partition}; UPDATE {partition} SET v = 'fuera'; DELETE FROM {partition} WHERE id = 5; ALTER TABLE raiz ATTACH PARTITION {partition} FOR VALUES IN ({values})")).await;
+        assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+        w.true_in_the_lake().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wider_type_with_other_values_is_copied_from_all_partitions() {
     let w = World::new().await;

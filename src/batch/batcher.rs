@@ -379,24 +379,42 @@ impl Batcher {
 mod tests {
     use super::*;
 
-    /// The position moved without a row, then a transaction was cut in its midst: the boundary must not come with the next cut, for it would
-    /// stand behind rows that lie beyond it, and name them.
-    #[test]
-    fn no_boundary_comes_between_the_parts_of_a_transaction() {
-        let name = TableName::new("public", "t");
-        let schema = TableSchema {
-            table: name,
+    fn bare() -> Arc<TableSchema> {
+        Arc::new(TableSchema {
+            table: TableName::new("public", "t"),
             version: 1,
             oid: 1,
             columns: Vec::new(),
             key: Vec::new(),
             excluded: Vec::new(),
             excluded_names: Default::default(),
-        };
+        })
+    }
+
+    /// Back to back: one's end is the next one's commit record, over a restart as well. Keepalives go backward then.
+    #[test]
+    fn a_transaction_whose_commit_record_begins_at_through_is_not_in_the_lake_yet() {
+        let mut batcher = Batcher::new(Lsn(31), None, usize::MAX, None);
+        let target = Some(batcher.register(bare(), Arc::new(Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() })));
+        for (commit, end) in [(30, 31), (31, 40), (40, 50)] {
+            batcher.keepalive(Lsn(5)).expect("nothing to compare");
+            batcher.begin(&Begin { final_lsn: Lsn(commit), commit_time_us: 0, xid: 1 }).expect("outside a transaction");
+            batcher.truncate(target).expect("inside one");
+            batcher.commit(&Commit { commit_lsn: Lsn(commit), end_lsn: Lsn(end), commit_time_us: 0 }).expect("inside one");
+            assert_eq!(batcher.position(), Lsn(end));
+        }
+        let pieces = batcher.cut(true).expect("sealed");
+        assert_eq!(pieces.iter().map(|piece| (piece.through, piece.rows, piece.transactions)).collect::<Vec<_>>(), [(Some(Lsn(50)), 2, 2)]);
+    }
+
+    /// The position moved without a row, then a transaction was cut in its midst: the boundary must not come with the next cut, for it would
+    /// stand behind rows that lie beyond it, and name them.
+    #[test]
+    fn no_boundary_comes_between_the_parts_of_a_transaction() {
         let mut batcher = Batcher::new(Lsn(10), None, 1, None);
         let layout = Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() };
-        let target = Some(batcher.register(Arc::new(schema), Arc::new(layout)));
-        batcher.keepalive(Lsn(20)).unwrap();
+        let target = Some(batcher.register(bare(), Arc::new(layout)));
+        batcher.keepalive(Lsn(20)).expect("nothing to compare");
         batcher.begin(&Begin { final_lsn: Lsn(30), commit_time_us: 0, xid: 1 }).expect("outside a transaction");
         batcher.truncate(target).expect("inside one");
         let ends = |pieces: Vec<Piece>| pieces.iter().map(|piece| (piece.through, piece.rows)).collect::<Vec<_>>();

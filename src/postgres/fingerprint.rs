@@ -7,7 +7,8 @@
 //! It has up to four parts, `shape.columns.file.types`. A leaf counts in the shape with its relation file: `TRUNCATE` of a leaf sends nothing
 //! through a publication of its root, and only the file shows it. (Rewrites and a truncated root change it too; the copy that follows
 //! is then needless and harmless.) A partitioned table has no file; all of its leaves, as they count in the shape, stand there again, so
-//! that leaves that changed are seen when columns changed at the same time: see [`leaves_differ`]. For a plain table the file stands apart: `TRUNCATE` and `VACUUM FULL` make a new one and lose
+//! that leaves that changed are seen when columns changed at the same time: see [`leaves_differ`]. A leaf that was detached and attached again
+//! is the same one, with rows that changed meanwhile without a message: `xmin` of the rows of `pg_inherits` above it tells. For a plain table the file stands apart: `TRUNCATE` and `VACUUM FULL` make a new one and lose
 //! nothing that is not sent, but `ALTER TABLE … TYPE … USING` and an added volatile default write other values into every row
 //! without a message. Those alone also write rows of `pg_attribute` (the columns part): see [`rewritten`].
 //! The types part says what the columns' types are made of, column by column: renaming an enum's label, or adding an attribute to a
@@ -36,13 +37,13 @@ keys AS (
      AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND i.indimmediate
 )";
 
-/// Recursive CTE `tree(root, oid)`: the partitions, of all levels, below the partitioned tables in `$1`. (The functions
+/// Recursive CTE `tree(root, oid, links)`: the partitions, of all levels, below the partitioned tables in `$1`, and when they were attached. (The functions
 /// that list a partition tree lock it.) A partition whose concurrent detaching has begun counts as detached.
 pub(super) const TREE: &str = "
 tree AS (
-  SELECT c.oid AS root, c.oid FROM pg_catalog.pg_class c WHERE c.oid = ANY($1) AND c.relkind = 'p'
+  SELECT c.oid AS root, c.oid, ''::text AS links FROM pg_catalog.pg_class c WHERE c.oid = ANY($1) AND c.relkind = 'p'
   UNION ALL
-  SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND NOT i.inhdetachpending
+  SELECT t.root, i.inhrelid, t.links || ',' || i.xmin::text FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND NOT i.inhdetachpending
 )";
 
 /// CTE `part(relid, attnum, labels, attributes)`: what the user-made types of a column are made of. Types of the system never change.
@@ -80,7 +81,7 @@ pub async fn fingerprints(client: &(impl GenericClient + Sync), oids: &[u32]) ->
     let sql = format!(
         "WITH RECURSIVE {TREE},
          {TYPES},
-         leaf AS (SELECT t.root, c.oid, c.relreplident, c.relfilenode FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relkind <> 'p'),
+         leaf AS (SELECT t.root, t.links, c.oid, c.relreplident, c.relfilenode FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relkind <> 'p'),
          wanted AS (SELECT oid FROM leaf UNION SELECT pg_catalog.unnest($1)),
          {KEYS}
          SELECT c.oid,
@@ -101,7 +102,7 @@ pub async fn fingerprints(client: &(impl GenericClient + Sync), oids: &[u32]) ->
                 leaves.list::text
            FROM pg_catalog.pg_class c
           CROSS JOIN LATERAL (
-                SELECT pg_catalog.json_agg(pg_catalog.json_build_array(l.oid, l.relreplident, l.relfilenode,
+                SELECT pg_catalog.json_agg(pg_catalog.json_build_array(l.oid, l.links, l.relreplident, l.relfilenode,
                             (SELECT pg_catalog.json_agg(k.columns ORDER BY k.columns) FROM keys k
                               WHERE k.relid = l.oid AND CASE l.relreplident WHEN 'd' THEN k.is_primary WHEN 'i' THEN k.is_identity END))
                           ORDER BY l.oid) AS list

@@ -55,7 +55,7 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
         return Ok(Established::Before);
     }
     let known = standing.as_ref().map(|w| w.streamed().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
-    let tables = source::wanted(&client, &writer.config, &known).await?;
+    let tables = source::wanted(&client, &writer.config, &known, &writer.ended).await?;
     if tables.is_empty() {
         return Err(Error::source_refused("there is no table to stream: none of schema public has a key, or [[table]] names none"));
     }

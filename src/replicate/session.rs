@@ -154,11 +154,12 @@ async fn begin(writer: &mut Writer, client: &Client, held: &crate::commit::Held)
     let horizon = server::oldest_running(client).await?;
     let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
     let (config, known) = (&writer.config, registry.names());
-    let tables = source::wanted(client, config, &known).await?;
+    let tables = source::wanted(client, config, &known, &writer.ended).await?;
     membership::ensure(client, config, &tables, false, held.watermark().source.publication.as_ref()).await?;
     let observed = source::observe(client, config, tables).await?;
     let waiting = writer.prepared.is_none() && !registry.pending().is_empty();
     registry.compare(held.store().as_ref(), config, &observed, true).await?;
+    writer.ended.extend(known.difference(&registry.names()).cloned());
     writer.announced.looked(registry.take_moved(), waiting, observed.position);
     Ok((registry, View { horizon, position: observed.position }))
 }
@@ -304,11 +305,11 @@ impl Session<'_> {
             return;
         }
         let (options, config, known) = (self.writer.options.clone(), self.writer.config.clone(), self.registry.names());
-        let store = Arc::clone(&self.writer.store);
+        let (store, ended) = (Arc::clone(&self.writer.store), self.writer.ended.clone());
         self.looking = Some(tokio::spawn(async move {
             let client = connect_sql(&options).await?;
             let horizon = server::oldest_running(&client).await?;
-            let tables = source::wanted(&client, &config, &known).await?;
+            let tables = source::wanted(&client, &config, &known, &ended).await?;
             membership::ensure(&client, &config, &tables, false, None).await?;
             let observed = source::observe(&client, &config, tables).await?;
             Ok(Looked { horizon, observed, proposals: proposals::list(store.as_ref()).await })
@@ -323,9 +324,11 @@ impl Session<'_> {
             self.look();
             return Ok(());
         }
-        let store = self.writer.store.clone();
+        let (store, before) = (self.writer.store.clone(), self.registry.names());
         self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
         self.view = View { horizon, position: observed.position };
+        let now = self.registry.names();
+        self.writer.ended.extend(before.difference(&now).cloned());
         self.moved(observed.position).await?;
         if self.registry.has_edits() {
             // The server describes a relation again only if that itself changed.

@@ -91,8 +91,14 @@ pub(crate) async fn check_server(client: &Client, config: &Config) -> Result<ser
 }
 
 /// Tables that are to be streamed: those configured, or all of schema public that have a key. `known` are those streamed before:
-/// one of them that has lost its key is refused by name, not left behind.
-pub(crate) async fn wanted(client: &Client, config: &Config, known: &BTreeSet<TableName>) -> Result<Vec<Table>> {
+/// one of them that has lost its key is refused by name, not left behind. `ended` are configured ones that went while this process ran: the
+/// others go on.
+pub(crate) async fn wanted(
+    client: &Client,
+    config: &Config,
+    known: &BTreeSet<TableName>,
+    ended: &BTreeSet<TableName>,
+) -> Result<Vec<Table>> {
     let Some(configured) = &config.tables else {
         let mut tables = catalogue::tables_of(client, "public").await?;
         tables.retain(|table| table.streamable().is_ok() || known.contains(&table.name));
@@ -103,6 +109,7 @@ pub(crate) async fn wanted(client: &Client, config: &Config, known: &BTreeSet<Ta
     let tables = catalogue::tables(client, &names).await?;
     for name in &names {
         match tables.iter().find(|t| t.name == *name) {
+            None if ended.contains(name) => {}
             None if known.contains(name) => tracing::warn!(table = %name, "the table is no longer at the source; its files stay"),
             None => return Err(Error::source_refused(format!("table {name} does not exist: correct [[table]] name, or create it"))),
             Some(table) => refuse_unfit(config, table)?,

@@ -17,7 +17,9 @@ use crate::postgres::{ConnectOptions, connect_sql, server};
 use crate::schema::HashKey;
 use crate::snapshot::{Copied, CopyJob, Prepared};
 use crate::store::Store;
+use crate::table_name::TableName;
 use backon::BackoffBuilder;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -54,6 +56,8 @@ pub(crate) struct Writer {
     /// Where `--until-caught-up` ends.
     pub(crate) target: Option<Lsn>,
     pub(crate) announced: Announced,
+    /// Configured tables that went from the source while this process ran.
+    pub(crate) ended: BTreeSet<TableName>,
 }
 
 impl Writer {
@@ -96,6 +100,7 @@ pub async fn run(config: Config, mode: Mode, mut stop: watch::Receiver<bool>) ->
         unsettled: Vec::new(),
         target: None,
         announced: Announced::default(),
+        ended: BTreeSet::new(),
     };
     let mut resnapshot = mode.resnapshot;
     let pauses = || {
