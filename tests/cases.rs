@@ -24,7 +24,7 @@ async fn key_changes_are_two_rows_and_all_else_is_one() {
     let w = World::new().await;
     w.sql(&format!("{CASOS}; INSERT INTO casos SELECT i, 'a' FROM generate_series(1, 9) i")).await;
     let run = w.start(&["run"], &[]);
-    let has_merge: bool = w.client.query_one("SELECT current_setting('server_version_num')::int4 >= 150000", &[]).await.unwrap().get(0);
+    let has_merge = huella::postgres::server::version(&w.client).await.unwrap() >= 150_000;
     for (sql, expected) in [
         ("UPDATE casos SET id = 100 WHERE id = 1", vec![("DELETE", 1), ("UPDATE", 2)]),
         ("UPDATE casos SET id = id, estado = 'b' WHERE id = 2", vec![("UPDATE", 1)]),

@@ -281,6 +281,10 @@ async fn leaves_that_the_role_may_not_read_are_copied_through_their_root() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_list_of_the_publication_is_honoured_by_the_copy() {
     let w = World::new().await;
+    if huella::postgres::server::version(&w.client).await.unwrap() < 150_000 {
+        eprintln!("SKIPPED: column lists came with PostgreSQL 15, and this server is older");
+        return;
+    }
     w.sql("CREATE TABLE t (id int PRIMARY KEY, publica text, privada text); INSERT INTO t SELECT i, 'p' || i, 'SECRETA' FROM generate_series(1, 50) i").await;
     w.sql("CREATE PUBLICATION huella FOR TABLE t (id, publica)").await;
     let run = w.start(&["run"], &[]);
