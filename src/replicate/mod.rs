@@ -15,9 +15,10 @@ mod proposals;
 mod registry;
 mod session;
 mod source;
+mod supervise;
 mod takeover;
 mod wire;
 mod writer;
 
 pub use offer::snapshot;
-pub use writer::{Mode, run};
+pub use supervise::{Mode, run};

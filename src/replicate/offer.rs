@@ -9,7 +9,7 @@ use super::membership::mark;
 use super::proposals::{Found, Together, remove};
 use super::registry::next_version;
 use super::source::{self, privacy};
-use super::writer::{Mode, run_until_taken};
+use super::supervise::{Mode, run_until_taken};
 use crate::commit::{self, Change, FileNamer, chain_since, claim, load, put_document, random, writer_id};
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Kind, Result};

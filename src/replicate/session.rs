@@ -4,13 +4,15 @@
 //! acknowledgement is a committed watermark's `through`; a heartbeat moves the position only between
 //! transactions; whatever ends the session, what was handed over is committed up to its last boundary.
 
+mod looks;
+mod relations;
+
 use super::announced;
-use super::copier::{Lake, Outcome};
-use super::membership;
+use super::copier::Lake;
 use super::pipeline::{Finished, Order, Pipeline};
 use super::proposals::{self, Found};
-use super::registry::{Arrived, Registry};
-use super::source::{self, Observed};
+use super::registry::Registry;
+use super::source;
 use super::takeover::Taken;
 use super::writer::Writer;
 use crate::batch::{Batcher, Replay, Target};
@@ -19,10 +21,7 @@ use crate::failpoint;
 use crate::lake::Watermark;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Envelope, Message, Relation};
-use crate::postgres::catalogue::Table;
-use crate::postgres::{Event, Frames, ReplicationStream, catalogue, connect_sql, server, sqlstate};
-use crate::schema::version::{Layout, TableSchema};
-use crate::snapshot::{Copied, prepare};
+use crate::postgres::{Event, Frames, ReplicationStream, sqlstate};
 use crate::table_name::TableName;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -58,15 +57,6 @@ struct View {
     position: Lsn,
 }
 
-/// What a look brings.
-struct Looked {
-    /// What transactions below it did is seen.
-    horizon: u64,
-    observed: Observed,
-    /// Copies that others propose.
-    proposals: Vec<Found>,
-}
-
 struct Session<'a> {
     writer: &'a mut Writer,
     stream: ReplicationStream,
@@ -81,7 +71,7 @@ struct Session<'a> {
     /// Descriptions whose target is to be found anew before their next row.
     stale: HashMap<u32, Relation>,
     lake: Lake,
-    looking: Option<JoinHandle<Result<Looked>>>,
+    looking: Option<JoinHandle<Result<looks::Looked>>>,
     look_again: bool,
     /// A relation was placed by a newer view of the catalogue than the one that is being taken: that one is of no use.
     look_outdated: bool,
@@ -103,7 +93,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     let held = writer.take_held()?;
     let lake = Lake::from(&held);
     let through = held.watermark().position();
-    let (registry, view) = match begin(writer, &taken.client, &held).await {
+    let (registry, view) = match looks::begin(writer, &taken.client, &held).await {
         Ok(begun) => begun,
         Err(error) => {
             writer.held = Some(held);
@@ -147,21 +137,6 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         Err(error) => Err(error),
     };
     session.leave(ended).await
-}
-
-/// The registry, compared with the source before the first frame is looked at.
-async fn begin(writer: &mut Writer, client: &Client, held: &crate::commit::Held) -> Result<(Registry, View)> {
-    let horizon = server::oldest_running(client).await?;
-    let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
-    let (config, known) = (&writer.config, registry.names());
-    let tables = source::wanted(client, config, &known, &writer.ended).await?;
-    membership::ensure(client, config, &tables, false, held.watermark().source.publication.as_ref()).await?;
-    let observed = source::observe(client, config, tables).await?;
-    let waiting = writer.prepared.is_none() && !registry.pending().is_empty();
-    registry.compare(held.store().as_ref(), config, &observed, true).await?;
-    writer.ended.extend(known.difference(&registry.names()).cloned());
-    writer.announced.looked(registry.take_moved(), waiting, observed.position);
-    Ok((registry, View { horizon, position: observed.position }))
 }
 
 impl Session<'_> {
@@ -274,157 +249,6 @@ impl Session<'_> {
         self.handed.retain(|table, point| watermark.tables.get(table).is_some_and(|mark| mark.snapshot.is_none_or(|s| s < *point)));
     }
 
-    /// Tables that wait for a copy that has not been made.
-    fn uncopied(&self) -> Vec<TableName> {
-        self.registry.pending().into_iter().filter(|table| !self.handed.contains_key(table)).collect()
-    }
-
-    /// Copies that were finished for a session before this one, under the same claim.
-    async fn settle_former(&mut self) -> Result<()> {
-        let epoch = self.committed.borrow().epoch;
-        for (of, copied) in std::mem::take(&mut self.writer.unsettled) {
-            if of == epoch && self.registry.pending().contains(&copied.mark.table) {
-                self.hand_over(copied).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a finished copy to the pipeline, and sees to it that its point is reached.
-    async fn hand_over(&mut self, copied: Copied) -> Result<()> {
-        let point = copied.mark.snapshot;
-        self.handed.insert(copied.mark.table.clone(), point);
-        self.pipeline.send(Order::Copied(copied.into())).await?;
-        self.await_point(point).await
-    }
-
-    /// Begins a look at publication and catalogue, off the loop: a slow answer must not hold the stream.
-    fn look(&mut self) {
-        if self.looking.is_some() {
-            self.look_again = true;
-            return;
-        }
-        let (options, config, known) = (self.writer.options.clone(), self.writer.config.clone(), self.registry.names());
-        let (store, ended) = (Arc::clone(&self.writer.store), self.writer.ended.clone());
-        self.looking = Some(tokio::spawn(async move {
-            let client = connect_sql(&options).await?;
-            let horizon = server::oldest_running(&client).await?;
-            let tables = source::wanted(&client, &config, &known, &ended).await?;
-            membership::ensure(&client, &config, &tables, false, None).await?;
-            let observed = source::observe(&client, &config, tables).await?;
-            Ok(Looked { horizon, observed, proposals: proposals::list(store.as_ref()).await })
-        }));
-    }
-
-    async fn looked(&mut self, looked: Result<Looked>) -> Result<()> {
-        let Looked { horizon, observed, proposals } = looked?;
-        // What it saw may be older than what the registry knows by now: comparing would turn the shape back, and begin a version for it.
-        if std::mem::take(&mut self.look_outdated) {
-            self.look_again = false;
-            self.look();
-            return Ok(());
-        }
-        let (store, before) = (self.writer.store.clone(), self.registry.names());
-        self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
-        self.view = View { horizon, position: observed.position };
-        let now = self.registry.names();
-        self.writer.ended.extend(before.difference(&now).cloned());
-        self.moved(observed.position).await?;
-        if self.registry.has_edits() {
-            // The server describes a relation again only if that itself changed.
-            self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
-            self.cut(true).await?;
-        }
-        self.proposed(proposals).await?;
-        if std::mem::take(&mut self.look_again) {
-            self.look();
-        }
-        Ok(())
-    }
-
-    /// Where partitions moved below `position`: copies may have to wait for a session that begins behind it.
-    async fn moved(&mut self, position: Lsn) -> Result<()> {
-        if self.registry.take_moved() {
-            self.writer.announced.moved(position);
-            if let Some(behind) = self.writer.announced.behind() {
-                self.await_point(behind).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the first proposal that fits; removes those that never will.
-    async fn proposed(&mut self, found: Vec<Found>) -> Result<()> {
-        for found in found {
-            if self.taking.is_some() {
-                return Ok(());
-            }
-            if found.proposal.is_settled(&self.committed.borrow()) {
-                proposals::remove(&self.writer.store, &found.path); // committed before, perhaps by a predecessor
-                continue;
-            }
-            let standing = self.registry.ahead_of(&self.committed.borrow());
-            if let Err(reason) = found.proposal.judge(&standing) {
-                tracing::warn!(proposal = found.path, writer = found.proposal.writer, reason, "a proposed copy is void");
-                proposals::remove(&self.writer.store, &found.path);
-                continue;
-            }
-            tracing::info!(proposal = found.path, writer = found.proposal.writer, "taking a proposed copy in");
-            self.taking = Some(found.clone());
-            let point = found.proposal.needs();
-            self.pipeline.send(Order::Copied(found.into())).await?;
-            self.await_point(point).await?;
-        }
-        Ok(())
-    }
-
-    /// The next commit is to reach this position, as soon as the stream does.
-    async fn await_point(&mut self, point: Lsn) -> Result<()> {
-        if self.batcher.position() < point || self.batcher.moved() {
-            self.wanted = self.wanted.max(Some(point));
-            self.reach().await?;
-        }
-        Ok(())
-    }
-
-    /// Prepares a copy of all tables that wait for one.
-    fn copy_pending(&mut self) {
-        let names = self.uncopied();
-        let (options, workers) = (self.writer.options.clone(), self.writer.copy_workers());
-        self.writer.copier.prepare(async move { prepare(&options, &names, workers).await });
-        self.copying = true;
-    }
-
-    async fn copied(&mut self, outcome: Outcome) -> Result<()> {
-        match outcome {
-            Outcome::Prepared(prepared) => {
-                let config = &self.writer.config;
-                let observed = source::observe(&self.client, config, prepared.tables.clone()).await?;
-                let mut filters = prepared.filters(&config.source.publication).await?;
-                let unedited = observed.tables.values().filter(|t| self.registry.knows(config, &observed, &t.name));
-                let jobs: Vec<_> = unedited.filter_map(|t| self.registry.job(t, filters.remove(&t.oid))).collect();
-                if jobs.len() < prepared.tables.len() {
-                    self.look(); // a shape changed meanwhile; what is left over waits for the next copy
-                }
-                if jobs.is_empty() {
-                    self.writer.copier.delay();
-                    self.copying = false;
-                    return Ok(());
-                }
-                let (hash_key, limit) = (self.writer.hash_key.clone(), self.writer.copy_bytes());
-                self.writer.copier.start(*prepared, jobs, &self.lake, hash_key, limit);
-            }
-            Outcome::Copied(copied) => self.hand_over(copied).await?,
-            Outcome::Finished => self.copying = false,
-            Outcome::Failed(error) if error.is_retry() => {
-                tracing::warn!(error = %error.full(), "the copy was interrupted and will be repeated");
-                self.copying = false;
-            }
-            Outcome::Failed(error) => return Err(error),
-        }
-        Ok(())
-    }
-
     /// Cuts at once when a position that somebody waits for is reached.
     async fn reach(&mut self) -> Result<()> {
         if let Some(wanted) = self.wanted
@@ -525,70 +349,6 @@ impl Session<'_> {
         }
     }
 
-    async fn target(&mut self, relation: u32) -> Result<Option<Target>> {
-        if let Some((_, target)) = self.targets.get(&relation) {
-            return Ok(*target);
-        }
-        let missing = || Error::retry(format!("rows of relation {relation} came before its description"));
-        self.relation(self.stale.get(&relation).ok_or_else(missing)?.clone()).await?;
-        self.targets.get(&relation).map(|(_, target)| *target).ok_or_else(missing)
-    }
-
-    /// RELATION: comes lazily, repeatedly, and for leaves; only a new content matters.
-    async fn relation(&mut self, relation: Relation) -> Result<()> {
-        if self.targets.get(&relation.id).is_some_and(|(known, _)| *known == relation) {
-            return Ok(());
-        }
-        let target = match self.registry.table_of(&relation) {
-            None => {
-                tracing::debug!(relation = relation.id, "rows of this relation are not replicated");
-                None
-            }
-            Some(name) => {
-                let (table, position) = self.table_now(&name).await?;
-                if let Some(table) = table.as_ref().filter(|table| !self.registry.is_of(table, relation.id)) {
-                    tracing::debug!(table = %table.name, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
-                    self.look();
-                    self.stale.remove(&relation.id);
-                    self.targets.insert(relation.id, (relation, None));
-                    return Ok(());
-                }
-                let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
-                self.look_outdated |= self.looking.is_some() && self.registry.has_edits();
-                self.moved(position).await?;
-                Some(self.batcher.register(schema, layout))
-            }
-        };
-        self.look_outdated |= self.looking.is_some();
-        self.stale.remove(&relation.id);
-        self.targets.insert(relation.id, (relation, target));
-        Ok(())
-    }
-
-    /// A table as the catalogue has it after the transaction that is arriving, and the end of WAL when it was looked at.
-    async fn table_now(&self, name: &TableName) -> Result<(Option<Table>, Lsn)> {
-        let xid = self.batcher.xid();
-        if let Some(known) = self.registry.table(name)
-            && xid.is_some_and(|xid| precedes(xid, self.view.horizon))
-        {
-            return Ok((Some(known.clone()), self.view.position));
-        }
-        if let Some(xid) = xid {
-            server::await_visible(&self.client, xid).await?;
-        }
-        let Some(table) = catalogue::tables(&self.client, std::slice::from_ref(name)).await?.pop() else {
-            return Ok((None, server::insert_lsn(&self.client).await?));
-        };
-        let mut observed = source::observe_one(&self.client, &self.writer.config, table.clone()).await?;
-        Ok((Some(observed.tables.remove(name).unwrap_or(table)), observed.position))
-    }
-
-    async fn route(&mut self, name: &TableName, relation: &Relation, table: Option<&Table>) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
-        let store = self.writer.store.clone();
-        let at = self.batcher.arriving().unwrap_or(self.batcher.position());
-        self.registry.route(store.as_ref(), &self.client, &self.writer.config, name, &Arrived { relation, table, at }).await
-    }
-
     /// Ends: cuts what is complete, commits, acknowledges, and gives the claim back.
     async fn leave(mut self, ended: Result<End>) -> Result<End> {
         if ended.is_ok() {
@@ -615,11 +375,6 @@ impl Session<'_> {
         tracing::info!(through = %through, caught_up = end == End::CaughtUp, "leaving; everything received is committed");
         Ok(end)
     }
-}
-
-/// Whether a transaction of the stream, which has 32 bits of its id, is older than another.
-fn precedes(xid: u32, other: u64) -> bool {
-    (xid.wrapping_sub(other as u32) as i32) < 0
 }
 
 fn undecodable(error: pgoutput::DecodeError) -> Error {
