@@ -109,6 +109,8 @@ async fn partitions_are_one_table_with_and_without_their_root_in_the_publication
             w.sql(sql).await;
             if sql.starts_with("TRUNCATE") {
                 w.wait(sql, || snapshot() != before);
+                let streamed = w.read().changes("public.raiz").iter().any(|change| change.op == "TRUNCATE" && change.seq > 0);
+                assert_eq!(streamed, sql.starts_with("TRUNCATE raiz"), "{sql}: the other partitions' rows are there all the time");
             }
             w.caught_up().await;
             w.true_in_the_lake().await;

@@ -323,6 +323,14 @@ impl Registry {
         find(&now).or_else(|| find(&|e| e.mark.oid == relation.id)).or_else(|| self.entries.contains_key(&name).then_some(name))
     }
 
+    /// Whether a relation is a partition of a table some of whose other partitions are not among `relations`.
+    pub(crate) fn is_part(&self, relation: u32, relations: &[u32]) -> bool {
+        let tables = self.entries.values().filter_map(|entry| entry.table.as_ref());
+        tables.flat_map(|table| table.leaves.iter().map(move |leaf| (table, leaf.oid))).any(|(table, leaf)| {
+            leaf == relation && !relations.contains(&table.oid) && !table.leaves.iter().all(|leaf| relations.contains(&leaf.oid))
+        })
+    }
+
     /// Whether a relation's rows belong to the table as the catalogue has it now, or to what it was when its versions began. If not,
     /// they belong to nothing that is replicated yet: should that join, it is copied after them.
     pub(crate) fn is_of(&self, table: &Table, relation: u32) -> bool {

@@ -331,9 +331,15 @@ impl Session<'_> {
                 self.batcher.delete(target, old)
             }
             Message::Truncate(truncate) => {
-                for relation in truncate.relations {
-                    let target = self.target(relation).await?;
-                    self.batcher.truncate(target)?;
+                for relation in &truncate.relations {
+                    let target = self.target(*relation).await?;
+                    // Of some partitions alone: what the others hold stays, and the copy that the next look begins has the rest.
+                    let part = self.registry.is_part(*relation, &truncate.relations);
+                    self.batcher.truncate(target.filter(|_| !part))?;
+                    if part {
+                        tracing::warn!(relation, "a partition was truncated: its table is copied anew");
+                        self.look();
+                    }
                 }
                 Ok(())
             }
