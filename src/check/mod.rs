@@ -19,6 +19,7 @@ mod tables;
 
 #[cfg(test)]
 mod facts;
+mod fit;
 
 pub use connection::{Cause, ConnectFailure, Session, address};
 pub use gather::{Facts, gather};

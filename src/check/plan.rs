@@ -3,7 +3,7 @@
 //! Owns: the plan as values and as a line. Does not own: names and types in the lake (`schema`), what is wrong with a table (`tables`).
 //! Invariant: the plan is of the version that a first copy would begin; a version that stands already keeps the types it began with.
 
-use super::columns::{Fit, fit};
+use super::fit::{Fit, fit};
 use super::{Facts, WantedTable, names};
 use crate::postgres::catalogue::{Column, ReplicaIdentity, Table};
 use crate::schema::LakeType;

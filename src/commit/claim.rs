@@ -5,11 +5,12 @@
 
 use super::held::Held;
 use super::persist;
+use super::standing::load;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{WATERMARK, Watermark};
 use crate::lsn::Epoch;
-use crate::store::{Generation, Store, StoreError};
+use crate::store::{Store, StoreError};
 use std::sync::Arc;
 
 /// A name for this writer: host, pid and a random part, so that a writer recognises its own watermark.
@@ -25,19 +26,6 @@ pub fn writer_id() -> String {
 /// A number that two processes do not share (the standard library's seed comes from the operating system).
 pub fn random() -> u64 {
     std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), std::time::SystemTime::now())
-}
-
-/// Reads the watermark; `None` if the lake has none.
-pub async fn load(store: &dyn Store) -> Result<Option<(Watermark, Generation)>> {
-    match persist("read the watermark", || store.get(WATERMARK)).await? {
-        Some(object) => Ok(Some((Watermark::parse(&object.body).map_err(unreadable)?, object.generation))),
-        None => Ok(None),
-    }
-}
-
-fn unreadable(error: crate::lake::Unreadable) -> Error {
-    Error::lake("the watermark cannot be read; nothing is written until it can (restore an earlier generation of the object, or use another lake.url)")
-        .with_source(error)
 }
 
 /// Creates the lake's first watermark; `None` if another first start was quicker.

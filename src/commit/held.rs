@@ -3,8 +3,8 @@
 //! Owns: the order manifest → watermark, the reading back. Invariant: after any error the visible lake is
 //! either as before or as asked, and `Held` knows which, or the error says that it is over.
 
-use super::claim::load;
 use super::persist;
+use super::standing::load;
 use super::upload::{FileNamer, data_is_there, put_document};
 use crate::error::{Error, Result};
 use crate::failpoint;

@@ -8,11 +8,13 @@
 mod chain;
 mod claim;
 mod held;
+mod standing;
 mod upload;
 
 pub use chain::{chain_since, compaction, live, schema};
-pub use claim::{claim, create, load, random, writer_id};
+pub use claim::{claim, create, random, writer_id};
 pub use held::{Change, Held};
+pub use standing::load;
 pub use upload::{FileNamer, GrowingObject, put_changed, put_data, put_document, put_or_replace};
 
 use crate::store::StoreError;

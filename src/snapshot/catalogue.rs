@@ -4,7 +4,7 @@
 //! the snapshot is taken and until the last file is durable; S is read after the snapshot, so that a later copy's S is greater
 //! whenever its rows differ; the digest depends on what reaches the lake, not on the rows' order.
 
-use super::copy::CopyJob;
+use super::job::CopyJob;
 use super::prepare::{BEGIN, Prepared, clock_us, import, lock, lock_worker};
 use crate::error::{Error, Result};
 use crate::postgres::catalogue::{self, TableKind};

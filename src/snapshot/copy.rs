@@ -4,6 +4,7 @@
 //! row apart); a table's copy is handed over only when all its files are durable; a worker that fails ends the copy of its
 //! table alone, the others go on with the other tables.
 
+use super::job::{Copied, CopyJob, Sink};
 use super::output::Output;
 use super::plan::{Range, plan};
 use super::prepare::Prepared;
@@ -12,80 +13,14 @@ use crate::batch::{CopyBatch, Transaction};
 use crate::commit::FileNamer;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{DataFile, SnapshotMark};
 use crate::observe::progress::Copying;
 use crate::postgres::CopySession;
-use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::catalogue::Table;
 use crate::postgres::sqlstate;
 use crate::schema::HashKey;
-use crate::schema::version::TableSchema;
 use crate::store::Store;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-
-/// A table to copy into a version.
-#[derive(Debug, Clone)]
-pub struct CopyJob {
-    /// The version, whose live columns are selected.
-    pub schema: Arc<TableSchema>,
-    /// Catalogue fingerprint of the shape that is copied.
-    pub fingerprint: String,
-    /// Root of a partition tree: the leaves' rows belong to it.
-    pub kind: TableKind,
-    /// The publication's row filter.
-    pub filter: Option<String>,
-}
-
-impl CopyJob {
-    /// A copy of `table`, as it is under the lock.
-    pub fn new(schema: Arc<TableSchema>, table: &Table, filter: Option<String>) -> Self {
-        let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
-        Self { schema, fingerprint: table.fingerprint.clone(), kind, filter }
-    }
-}
-
-/// A finished copy of a table, its files durable.
-#[derive(Debug, Clone)]
-pub struct Copied {
-    /// For the manifest.
-    pub mark: SnapshotMark,
-    /// `pg_class.oid` of what was copied.
-    pub oid: u32,
-    /// Catalogue fingerprint of what was copied.
-    pub fingerprint: String,
-    /// Its files.
-    pub files: Vec<DataFile>,
-}
-
-/// Where a copy's files go, and what one worker may use for it.
-#[derive(Debug, Clone)]
-pub struct Sink {
-    /// The lake.
-    pub store: Arc<dyn Store>,
-    /// Names of this epoch.
-    pub namer: Arc<FileNamer>,
-    /// For hashed columns.
-    pub hash_key: Option<HashKey>,
-    /// Bytes that one worker may buffer.
-    pub worker_bytes: usize,
-}
-
-impl Sink {
-    /// A batch: one fills while another one is encoded.
-    fn batch_bytes(&self) -> usize {
-        self.worker_bytes / 8
-    }
-
-    /// A row group, encoded. It is there twice for a moment, when it is handed to the store.
-    pub(super) fn row_group_bytes(&self) -> usize {
-        self.worker_bytes / 4
-    }
-
-    /// A file, where it stays in memory until its end.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.worker_bytes / 4
-    }
-}
 
 /// Copies all jobs at the prepared point and hands each finished table over; the locks are held until the last.
 /// `limit_bytes` is what all workers together may buffer.

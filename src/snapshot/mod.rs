@@ -7,11 +7,13 @@
 
 mod catalogue;
 mod copy;
+mod job;
 mod output;
 mod plan;
 mod prepare;
 mod work;
 
 pub use catalogue::{content, prepare_catalogues};
-pub use copy::{Copied, CopyJob, Sink, copy_all, copy_tables};
+pub use copy::{copy_all, copy_tables};
+pub use job::{Copied, CopyJob, Sink};
 pub use prepare::{Prepared, prepare};

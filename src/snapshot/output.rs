@@ -4,7 +4,7 @@
 //! Invariants: the order of rows is kept; the TRUNCATE row stands before any other in the file that it is given to;
 //! a file is listed only once it is durable.
 
-use super::copy::Sink;
+use super::job::Sink;
 use crate::batch::{GrowingFile, TableBatch, Transaction};
 use crate::commit::GrowingObject;
 use crate::error::{Error, Result};

@@ -4,7 +4,7 @@
 //! all its rows once, the last one without an upper end; everything is read inside the snapshot and under the lock; a
 //! column without an exact binary form comes as the text that its type's output function prints, as in the stream.
 
-use super::copy::CopyJob;
+use super::job::CopyJob;
 use crate::batch::CopyColumn;
 use crate::error::{Error, Result};
 use crate::postgres::CopySession;

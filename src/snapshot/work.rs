@@ -3,7 +3,7 @@
 //! Owns: its ranges that nobody has taken, its finished files. Invariants: a range is taken once; the table is handed
 //! over by the worker that leaves it last, and only if none of its ranges failed.
 
-use super::copy::{Copied, CopyJob};
+use super::job::{Copied, CopyJob};
 use super::plan::{Plan, Range};
 use crate::lake::{DataFile, SnapshotMark};
 use crate::lsn::Lsn;

@@ -1,0 +1,21 @@
+//! The watermark as it stands in the lake.
+//!
+//! Owns: reading it. Does not own: whose it is (`claim`, `held`).
+
+use super::persist;
+use crate::error::{Error, Result};
+use crate::lake::{WATERMARK, Watermark};
+use crate::store::{Generation, Store};
+
+/// Reads the watermark; `None` if the lake has none.
+pub async fn load(store: &dyn Store) -> Result<Option<(Watermark, Generation)>> {
+    match persist("read the watermark", || store.get(WATERMARK)).await? {
+        Some(object) => Ok(Some((Watermark::parse(&object.body).map_err(unreadable)?, object.generation))),
+        None => Ok(None),
+    }
+}
+
+fn unreadable(error: crate::lake::Unreadable) -> Error {
+    Error::lake("the watermark cannot be read; nothing is written until it can (restore an earlier generation of the object, or use another lake.url)")
+        .with_source(error)
+}
