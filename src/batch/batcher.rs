@@ -30,7 +30,9 @@ pub struct Piece {
     pub transactions: u64,
     /// Rows in it.
     pub rows: u64,
-    /// The last complete transaction.
+    /// Commit time of its last complete transaction, microseconds since 1970-01-01 UTC.
+    pub last_commit_us: Option<i64>,
+    /// The last complete transaction with rows of ours, of this piece or before.
     pub last: Option<LastTransaction>,
 }
 
@@ -73,13 +75,18 @@ struct Arriving {
     next_seq: i64,
     /// Its commit lies below the watermark: it is in the lake already.
     known: bool,
+    /// It changed a row that is replicated.
+    wrote: bool,
     touched: Vec<usize>,
 }
 
-fn diverged(last: &TransactionMark) -> Error {
+fn diverged(last: &TransactionMark, instead: Option<&TransactionMark>) -> Error {
+    let sent =
+        instead.map_or_else(|| "nothing".to_owned(), |t| format!("transaction {} (commit {}, {})", t.xid, t.commit_lsn, t.commit_time));
     Error::source_refused(format!(
-        "the server does not have transaction {} as the lake has it (commit {}, {}): it was restored to an earlier point and has gone on from \
-         there. Run `huella run --resnapshot`: it copies every table; history is kept",
+        "the server does not send again what the lake has: after transaction {} (commit {}, {}) it sends {sent}. It was restored to an earlier \
+         point and has gone on from there, or it had left out changes while the publication was edited. Run `huella run --resnapshot`: it copies \
+         every table; history is kept",
         last.xid, last.commit_lsn, last.commit_time
     ))
 }
@@ -97,6 +104,7 @@ pub struct Batcher {
     cut_position: Lsn,
     oldest: Option<Instant>,
     transactions: u64,
+    last_commit_us: Option<i64>,
     last: Option<LastTransaction>,
     replay: Option<Replay>,
     /// Rows of the transaction that is arriving, or has just arrived, were cut before.
@@ -129,6 +137,7 @@ impl Batcher {
             cut_position: through,
             oldest: None,
             transactions: 0,
+            last_commit_us: None,
             last: None,
             replay,
             spilled: false,
@@ -153,7 +162,9 @@ impl Batcher {
             return Err(Error::bug("BEGIN inside a transaction"));
         }
         let known = begin.final_lsn < self.start;
-        self.compare(begin, known)?;
+        if !known {
+            self.settle_replay()?;
+        }
         if !known && begin.final_lsn < self.position {
             return Err(Error::bug(format!("a transaction with commit {} arrived after position {}", begin.final_lsn, self.position)));
         }
@@ -162,23 +173,22 @@ impl Batcher {
             date: date(begin.commit_time_us),
             next_seq: 1,
             known,
+            wrote: false,
             touched: Vec::new(),
         });
         Ok(())
     }
 
     /// What is sent again has to be what was sent before: else the server's history is another one, and what it has put below the
-    /// watermark instead would be taken for known.
-    fn compare(&mut self, begin: &Begin, known: bool) -> Result<()> {
+    /// watermark instead would be taken for known. Only transactions with rows of ours count: of others the server may send the beginning and end in
+    /// one session and not in the next.
+    fn compare(&mut self, again: LastTransaction, wrote: bool) -> Result<()> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
-        let mark = LastTransaction { commit_lsn: begin.final_lsn, xid: begin.xid, commit_time_us: begin.commit_time_us }.mark();
-        if !known {
-            return self.settle_replay();
-        }
+        let mark = again.mark();
         if mark == replay.last {
             replay.due = false;
-        } else if mark.commit_lsn >= replay.last.commit_lsn {
-            return Err(diverged(&replay.last));
+        } else if wrote && mark.commit_lsn >= replay.last.commit_lsn {
+            return Err(diverged(&replay.last, Some(&mark)));
         }
         Ok(())
     }
@@ -186,7 +196,7 @@ impl Batcher {
     /// Nothing more is sent again.
     fn settle_replay(&mut self) -> Result<()> {
         match self.replay.take() {
-            Some(replay) if replay.due => Err(diverged(&replay.last)),
+            Some(replay) if replay.due => Err(diverged(&replay.last, None)),
             _ => Ok(()),
         }
     }
@@ -208,10 +218,14 @@ impl Batcher {
             }
         }
         self.shut.iter_mut().for_each(TableBatch::complete);
+        let this = done.tx.xid.map(|xid| LastTransaction { commit_lsn: commit.commit_lsn, xid, commit_time_us: commit.commit_time_us });
+        if let Some(this) = this.filter(|_| done.known) {
+            self.compare(this, done.wrote)?;
+        }
         if !done.known {
             self.transactions += 1;
-            self.last =
-                done.tx.xid.map(|xid| LastTransaction { commit_lsn: commit.commit_lsn, xid, commit_time_us: commit.commit_time_us });
+            self.last_commit_us = Some(commit.commit_time_us);
+            self.last = if done.wrote { this } else { self.last };
             self.position = self.position.max(commit.end_lsn);
         }
         Ok(())
@@ -236,6 +250,11 @@ impl Batcher {
     /// Commit LSN of the transaction that is arriving.
     pub fn arriving(&self) -> Option<Lsn> {
         self.arriving.as_ref().map(|arriving| arriving.tx.commit_lsn)
+    }
+
+    /// Whether the transaction that is arriving is in the lake already.
+    pub fn is_known(&self) -> bool {
+        self.arriving.as_ref().is_some_and(|arriving| arriving.known)
     }
 
     /// Everything below is received completely.
@@ -310,6 +329,7 @@ impl Batcher {
         let arriving = self.arriving.as_mut().ok_or_else(|| Error::bug("a change outside a transaction"))?;
         let seq = arriving.next_seq;
         arriving.next_seq += ordinals;
+        arriving.wrote |= target.is_some();
         let Some(Target(index)) = target.filter(|_| !arriving.known) else { return Ok(()) };
         let entry = &mut self.entries[index];
         if entry.open.as_ref().is_some_and(|open| open.date() != arriving.date) {
@@ -361,6 +381,7 @@ impl Batcher {
         if !complete.tables.is_empty() || (moved && (boundary || !part.tables.is_empty())) {
             complete.through = Some(self.position);
             complete.transactions = std::mem::take(&mut self.transactions);
+            complete.last_commit_us = self.last_commit_us;
             complete.last = self.last;
             self.cut_position = self.position;
             pieces.push(complete);
@@ -405,6 +426,45 @@ mod tests {
         }
         let pieces = batcher.cut(true).expect("sealed");
         assert_eq!(pieces.iter().map(|piece| (piece.through, piece.rows, piece.transactions)).collect::<Vec<_>>(), [(Some(Lsn(50)), 2, 2)]);
+    }
+
+    /// Begin and commit of a transaction that wrote a row, or none.
+    fn transaction(batcher: &mut Batcher, target: Option<Target>, (commit, xid): (u64, u32), wrote: bool) -> Result<()> {
+        batcher.begin(&Begin { final_lsn: Lsn(commit), commit_time_us: 7, xid })?;
+        if wrote {
+            batcher.truncate(target)?;
+        }
+        batcher.commit(&Commit { commit_lsn: Lsn(commit), end_lsn: Lsn(commit + 5), commit_time_us: 7 })
+    }
+
+    #[test]
+    fn what_is_sent_again_is_what_the_lake_has() {
+        let last = || LastTransaction { commit_lsn: Lsn(30), xid: 3, commit_time_us: 7 }.mark();
+        let begin = |due| {
+            let mut batcher = Batcher::new(Lsn(50), Some(Replay { last: last(), due }), usize::MAX, None);
+            let target = Some(batcher.register(bare(), Arc::new(Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() })));
+            (batcher, target)
+        };
+        // The whole of it, and on; a table that is not replicated any more is no reason to doubt.
+        for wrote in [true, false] {
+            let (mut batcher, target) = begin(true);
+            for (at, wrote) in [((20, 2), true), ((30, 3), wrote), ((40, 4), false), ((50, 5), true)] {
+                transaction(&mut batcher, target, at, wrote).expect("the same history");
+            }
+            let pieces = batcher.cut(true).expect("sealed");
+            assert_eq!(pieces.last().and_then(|piece| piece.last).map(|last| (last.commit_lsn, last.xid)), Some((Lsn(50), 5)));
+        }
+        // Another transaction at its place, one behind it, none at all.
+        for other in [(30, 9), (40, 4)] {
+            let (mut batcher, target) = begin(true);
+            assert!(transaction(&mut batcher, target, other, true).is_err(), "{other:?}");
+        }
+        let (mut batcher, target) = begin(true);
+        assert!(transaction(&mut batcher, target, (50, 5), true).is_err());
+        assert!(begin(true).0.keepalive(Lsn(51)).is_err() && begin(true).0.keepalive(Lsn(50)).is_ok());
+        // The slot stands behind it: it does not come.
+        let (mut batcher, target) = begin(false);
+        transaction(&mut batcher, target, (50, 5), true).expect("nothing to compare");
     }
 
     /// The position moved without a row, then a transaction was cut in its midst: the boundary must not come with the next cut, for it would

@@ -97,6 +97,8 @@ pub(super) struct Reader {
     room: Arc<Semaphore>,
     /// The part of `room` that is taken for `buf`.
     held: Option<OwnedSemaphorePermit>,
+    /// There was no room: a stall of ours, which is no silence of the server's.
+    stalled: bool,
     /// Parsed and waiting for the consumer.
     events: VecDeque<Event>,
     /// Why the stream ended; sent once all events are.
@@ -136,6 +138,7 @@ impl Reader {
             frame_bytes: HEADER_BYTES,
             room: Arc::new(Semaphore::new(ROOM_BYTES as usize)),
             held: None,
+            stalled: false,
             events: VecDeque::new(),
             end: None,
             out: BytesMut::new(),
@@ -199,7 +202,7 @@ impl Reader {
                 Happened::Clock => {}
                 Happened::Room(room) => {
                     self.held = Some(room);
-                    // A stall of ours is no silence of the server's.
+                    self.stalled = false;
                     self.schedule.heard(Instant::now());
                 }
                 Happened::Taken(true) => {
@@ -222,6 +225,7 @@ impl Reader {
     /// Hands one event to the consumer, or at last the error; true if that was all. There is room: this task
     /// alone sends.
     fn deliver(&mut self) -> bool {
+        // A stall of ours is no silence of the server's.
         self.schedule.heard(Instant::now());
         let (item, last) = match (self.events.pop_front(), self.end.take()) {
             (Some(event), end) => {
@@ -240,6 +244,10 @@ impl Reader {
         if self.held.as_ref().is_none_or(|held| held.num_permits() < wanted as usize) {
             self.held = None; // before asking for more: nobody else would give it back
             self.held = Arc::clone(&self.room).try_acquire_many_owned(wanted).ok();
+            if self.held.is_some() && std::mem::take(&mut self.stalled) {
+                self.schedule.heard(Instant::now());
+            }
+            self.stalled |= self.held.is_none();
         }
         self.held.is_some()
     }

@@ -129,6 +129,25 @@ async fn a_huge_frame_is_read_once_what_came_before_is_done_with() {
 }
 
 #[tokio::test]
+async fn a_consumer_that_holds_all_room_for_long_is_no_silence_of_the_server() {
+    let moment = Duration::from_millis(100);
+    let (mut stream, mut server) = stream_with(StreamSetup { status_every: moment, ask_after: moment, silence_max: 3 * moment }, b"");
+    let huge = data(1, &vec![9; 5 << 20]);
+    let writing = tokio::spawn(async move {
+        server.write_all(&huge).await.unwrap();
+        server
+    });
+    let Some(Event::Frames(frames)) = next(&mut stream).await.unwrap() else { panic!("no frames") };
+    let mut server = writing.await.unwrap();
+    tokio::time::sleep(6 * moment).await; // longer than silence may last: that is the claim
+    // Something else to do and room again in one moment: the reader is not told of the room, it finds it.
+    stream.request_keepalive();
+    drop(frames);
+    server.write_all(&data(2, b"small")).await.unwrap();
+    assert_eq!(payloads(&mut stream, 1).await.0[0].len(), 30);
+}
+
+#[tokio::test]
 async fn a_question_is_answered_without_the_consumer() {
     let (stream, mut server) = stream();
     server.write_all(&keepalive(77, true)).await.unwrap();

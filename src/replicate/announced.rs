@@ -18,6 +18,8 @@ const LOOKS_AGAIN: i32 = 150_000;
 pub(crate) struct Announced {
     /// This server does not look again.
     stays: bool,
+    /// Where the present session began.
+    start: Lsn,
     /// Sessions that began below this may announce wrongly.
     behind: Option<Lsn>,
     /// This process has looked before.
@@ -28,6 +30,7 @@ impl Announced {
     /// A session begins, of a server of this version, at this position.
     pub(crate) fn begin(&mut self, version: i32, start: Lsn) {
         self.stays = version < LOOKS_AGAIN;
+        self.start = start;
         self.behind = self.behind.filter(|behind| self.stays && start < *behind);
     }
 
@@ -55,6 +58,12 @@ impl Announced {
     pub(crate) fn behind(&self) -> Option<Lsn> {
         self.behind
     }
+
+    /// Whether a copy with this point may count: one that was prepared for a session before this one, or just before partitions moved, lies where
+    /// a session may have announced wrongly.
+    pub(crate) fn may_copy(&self, point: Lsn) -> bool {
+        !self.stays || (self.behind.is_none() && point >= self.start)
+    }
 }
 
 /// The server cannot put rows into the form of what it took their table for (42804): a partition that was detached and then lost a column.
@@ -75,7 +84,9 @@ mod tests {
         let mut announced = Announced::default();
         announced.begin(140_000, Lsn(10));
         assert_eq!(announced.behind(), None);
+        assert!(announced.may_copy(Lsn(10)) && !announced.may_copy(Lsn(9)), "a copy prepared for a session before");
         announced.moved(Lsn(20));
+        assert!(!announced.may_copy(Lsn(19)) && !announced.may_copy(Lsn(21)), "prepared before they moved, or noticed just now");
         announced.moved(Lsn(15));
         announced.begin(140_000, Lsn(19));
         assert_eq!(announced.behind(), Some(Lsn(20)), "an acknowledgement was lost");

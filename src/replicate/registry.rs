@@ -161,26 +161,36 @@ impl Registry {
 
     /// A row came without all of its values: only a copy behind its transaction has them.
     pub(crate) async fn torn(&mut self, store: &Arc<dyn Store>, config: &Config, torn: &Torn) -> Result<()> {
-        let Some(entry) = self.entries.get_mut(&torn.table) else { return Ok(()) };
+        let reason = "an UPDATE of a key brought a row into the publication's row filter, and its large values that did not change were not \
+                      sent (REPLICA IDENTITY FULL would send them)";
+        self.copy_behind(store, config, &torn.table, torn.commit_lsn, reason).await
+    }
+
+    /// A partition was truncated by itself, in the transaction with this commit: what the others hold stays, and only a copy tells them apart.
+    pub(crate) async fn truncated_in_part(&mut self, store: &Arc<dyn Store>, config: &Config, leaf: u32, commit: Lsn) -> Result<()> {
+        let of = |entry: &Entry| entry.table.as_ref().is_some_and(|table| table.leaves.iter().any(|l| l.oid == leaf));
+        let Some(name) = self.entries.iter().find(|(_, entry)| of(entry)).map(|(name, _)| name.clone()) else { return Ok(()) };
+        self.copy_behind(store, config, &name, commit, "a partition was truncated by itself").await
+    }
+
+    /// A copy of a table is needed that lies behind this commit.
+    async fn copy_behind(&mut self, store: &Arc<dyn Store>, config: &Config, name: &TableName, commit: Lsn, reason: &str) -> Result<()> {
+        let Some(entry) = self.entries.get_mut(name) else { return Ok(()) };
         let Some((table, version)) = entry.table.clone().zip(entry.versions.last().cloned()) else {
-            return Err(Error::bug(format!("{}: rows of a table that was not looked at", torn.table)));
+            return Err(Error::bug(format!("{name}: rows of a table that was not looked at")));
         };
-        let since = Some(Lsn(torn.commit_lsn.0 + 1));
+        let since = Some(Lsn(commit.0 + 1));
         match entry.mark.pending.last_mut() {
             // One copy makes up for all of them; it has to lie behind the last one.
             Some(pending) if pending.version == version.version && pending.since.is_some() => {
                 if pending.since < since {
                     pending.since = since;
                     let (pending, oid) = (pending.clone(), entry.mark.oid);
-                    self.edits.push(Edit::Pending { table: torn.table.clone(), oid, pending });
+                    self.edits.push(Edit::Pending { table: name.clone(), oid, pending });
                 }
                 Ok(())
             }
-            _ => {
-                let reason = "an UPDATE of a key brought a row into the publication's row filter, and its large values that did not change were not \
-                              sent (REPLICA IDENTITY FULL would send them)";
-                self.begin(store.as_ref(), &privacy(config, &table.name), &table, Some(version), since, reason).await
-            }
+            _ => self.begin(store.as_ref(), &privacy(config, &table.name), &table, Some(version), since, reason).await,
         }
     }
 
@@ -219,7 +229,6 @@ impl Registry {
                 mark.version = Some(version);
                 self.edits.push(Edit::Adopted { table: name.clone(), oid, version, fingerprint });
             }
-            self.moved = true;
             self.entries.insert(name, Entry { mark, versions: vec![Arc::new(schema)], table: Some(table.clone()), unlisted: Vec::new() });
             return Ok(());
         };

@@ -336,8 +336,9 @@ impl Session<'_> {
                     // Of some partitions alone: what the others hold stays, and the copy that the next look begins has the rest.
                     let part = self.registry.is_part(*relation, &truncate.relations);
                     self.batcher.truncate(target.filter(|_| !part))?;
-                    if part {
-                        tracing::warn!(relation, "a partition was truncated: its table is copied anew");
+                    if part && !self.batcher.is_known() {
+                        let (store, at) = (self.writer.store.clone(), self.batcher.arriving().unwrap_or(self.batcher.position()));
+                        self.registry.truncated_in_part(&store, &self.writer.config, *relation, at).await?;
                         self.look();
                     }
                 }

@@ -174,6 +174,7 @@ impl Session<'_> {
                 let mut filters = prepared.filters(&config.source.publication).await?;
                 let unedited = observed.tables.values().filter(|t| self.registry.knows(config, &observed, &t.name));
                 let jobs: Vec<_> = unedited.filter_map(|t| self.registry.job(t, filters.remove(&t.oid))).collect();
+                let jobs = if self.writer.announced.may_copy(prepared.point) { jobs } else { Vec::new() };
                 if jobs.len() < prepared.tables.len() {
                     self.look(); // a shape changed meanwhile; what is left over waits for the next copy
                 }
