@@ -24,6 +24,8 @@ pub(crate) struct Announced {
     behind: Option<Lsn>,
     /// This process has looked before.
     known: bool,
+    /// Where the session began that the server could not decode for.
+    undecodable: Option<Lsn>,
 }
 
 impl Announced {
@@ -59,20 +61,24 @@ impl Announced {
         self.behind
     }
 
+    /// The server cannot put rows into the form of what it took their table for (42804): a partition that was detached and then lost a
+    /// column. A session that begins behind the detaching takes it for what it is; one that began where this one does will not.
+    pub(crate) fn undecodable(&mut self, error: Error) -> Error {
+        if self.undecodable.replace(self.start) != Some(self.start) {
+            return Error::retry("the server cannot decode the rows of a partition that was detached in this session").with_source(error);
+        }
+        Error::source_refused(
+            "a partition was detached and lost a column of its root's, and this server goes on sending its rows as the root's, which it cannot (14 \
+             only): they cannot be decoded. Run `huella run --resnapshot`: it makes the slot anew and copies every table; history is kept",
+        )
+        .with_source(error)
+    }
+
     /// Whether a copy with this point may count: one that was prepared for a session before this one, or just before partitions moved, lies where
     /// a session may have announced wrongly.
     pub(crate) fn may_copy(&self, point: Lsn) -> bool {
         !self.stays || (self.behind.is_none() && point >= self.start)
     }
-}
-
-/// The server cannot put rows into the form of what it took their table for (42804): a partition that was detached and then lost a column.
-pub(crate) fn undecodable(error: Error) -> Error {
-    Error::source_refused(
-        "a partition was detached and lost a column of its root's, and this server goes on sending its rows as the root's, which it cannot (14 \
-         only): they cannot be decoded. Run `huella run --resnapshot`: it makes the slot anew and copies every table; history is kept",
-    )
-    .with_source(error)
 }
 
 #[cfg(test)]
@@ -97,6 +103,18 @@ mod tests {
         assert_eq!(announced.behind(), None, "upgraded");
         announced.moved(Lsn(40));
         assert_eq!(announced.behind(), None);
+    }
+
+    #[test]
+    fn rows_that_cannot_be_decoded_are_tried_once_from_each_position() {
+        let mut announced = Announced::default();
+        let failed = || Error::retry("42804");
+        for start in [10, 20] {
+            announced.begin(140_000, Lsn(start));
+            assert!(announced.undecodable(failed()).is_retry());
+        }
+        announced.begin(140_000, Lsn(20));
+        assert!(!announced.undecodable(failed()).is_retry());
     }
 
     #[test]

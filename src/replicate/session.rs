@@ -7,7 +7,6 @@
 mod looks;
 mod relations;
 
-use super::announced;
 use super::copier::Lake;
 use super::pipeline::{Finished, Order, Pipeline};
 use super::proposals::{self, Found};
@@ -212,10 +211,10 @@ impl Session<'_> {
     }
 
     /// Up to 17 the stream ends with SQLSTATE 42704 where a change was written while there was no publication of the name; again and again.
-    async fn explained(&self, error: Error) -> Error {
+    async fn explained(&mut self, error: Error) -> Error {
         match sqlstate(&error) {
             Some("42704") => {}
-            Some("42804") if self.writer.announced.stays() => return announced::undecodable(error),
+            Some("42804") if self.writer.announced.stays() => return self.writer.announced.undecodable(error),
             _ => return error,
         }
         let name = &self.writer.config.source.publication;
