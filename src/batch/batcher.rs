@@ -30,9 +30,7 @@ pub struct Piece {
     pub transactions: u64,
     /// Rows in it.
     pub rows: u64,
-    /// Commit time of its last complete transaction, microseconds since 1970-01-01 UTC.
-    pub last_commit_us: Option<i64>,
-    /// The last complete transaction with rows of ours, of this piece or before.
+    /// The last complete transaction, of this piece or before.
     pub last: Option<LastTransaction>,
 }
 
@@ -75,8 +73,6 @@ struct Arriving {
     next_seq: i64,
     /// Its commit lies below the watermark: it is in the lake already.
     known: bool,
-    /// It changed a row that is replicated.
-    wrote: bool,
     touched: Vec<usize>,
 }
 
@@ -104,7 +100,6 @@ pub struct Batcher {
     cut_position: Lsn,
     oldest: Option<Instant>,
     transactions: u64,
-    last_commit_us: Option<i64>,
     last: Option<LastTransaction>,
     replay: Option<Replay>,
     /// Rows of the transaction that is arriving, or has just arrived, were cut before.
@@ -137,7 +132,6 @@ impl Batcher {
             cut_position: through,
             oldest: None,
             transactions: 0,
-            last_commit_us: None,
             last: None,
             replay,
             spilled: false,
@@ -173,21 +167,19 @@ impl Batcher {
             date: date(begin.commit_time_us),
             next_seq: 1,
             known,
-            wrote: false,
             touched: Vec::new(),
         });
         Ok(())
     }
 
     /// What is sent again has to be what was sent before: else the server's history is another one, and what it has put below the
-    /// watermark instead would be taken for known. Only transactions with rows of ours count: of others the server may send the beginning and end in
-    /// one session and not in the next.
-    fn compare(&mut self, again: LastTransaction, wrote: bool) -> Result<()> {
+    /// watermark instead would be taken for known. All transactions count, with rows of ours or without: which tables are ours may have changed since.
+    fn compare(&mut self, again: LastTransaction) -> Result<()> {
         let Some(replay) = &mut self.replay else { return Ok(()) };
         let mark = again.mark();
         if mark == replay.last {
             replay.due = false;
-        } else if wrote && mark.commit_lsn >= replay.last.commit_lsn {
+        } else if mark.commit_lsn >= replay.last.commit_lsn {
             return Err(diverged(&replay.last, Some(&mark)));
         }
         Ok(())
@@ -220,12 +212,11 @@ impl Batcher {
         self.shut.iter_mut().for_each(TableBatch::complete);
         let this = done.tx.xid.map(|xid| LastTransaction { commit_lsn: commit.commit_lsn, xid, commit_time_us: commit.commit_time_us });
         if let Some(this) = this.filter(|_| done.known) {
-            self.compare(this, done.wrote)?;
+            self.compare(this)?;
         }
         if !done.known {
             self.transactions += 1;
-            self.last_commit_us = Some(commit.commit_time_us);
-            self.last = if done.wrote { this } else { self.last };
+            self.last = this;
             self.position = self.position.max(commit.end_lsn);
         }
         Ok(())
@@ -329,7 +320,6 @@ impl Batcher {
         let arriving = self.arriving.as_mut().ok_or_else(|| Error::bug("a change outside a transaction"))?;
         let seq = arriving.next_seq;
         arriving.next_seq += ordinals;
-        arriving.wrote |= target.is_some();
         let Some(Target(index)) = target.filter(|_| !arriving.known) else { return Ok(()) };
         let entry = &mut self.entries[index];
         if entry.open.as_ref().is_some_and(|open| open.date() != arriving.date) {
@@ -381,7 +371,6 @@ impl Batcher {
         if !complete.tables.is_empty() || (moved && (boundary || !part.tables.is_empty())) {
             complete.through = Some(self.position);
             complete.transactions = std::mem::take(&mut self.transactions);
-            complete.last_commit_us = self.last_commit_us;
             complete.last = self.last;
             self.cut_position = self.position;
             pieces.push(complete);
@@ -448,7 +437,7 @@ mod tests {
         // The whole of it, and on; a table that is not replicated any more is no reason to doubt.
         for wrote in [true, false] {
             let (mut batcher, target) = begin(true);
-            for (at, wrote) in [((20, 2), true), ((30, 3), wrote), ((40, 4), false), ((50, 5), true)] {
+            for (at, wrote) in [((20, 2), true), ((30, 3), wrote), ((50, 5), true)] {
                 transaction(&mut batcher, target, at, wrote).expect("the same history");
             }
             let pieces = batcher.cut(true).expect("sealed");
@@ -456,8 +445,10 @@ mod tests {
         }
         // Another transaction at its place, one behind it, none at all.
         for other in [(30, 9), (40, 4)] {
-            let (mut batcher, target) = begin(true);
-            assert!(transaction(&mut batcher, target, other, true).is_err(), "{other:?}");
+            for wrote in [true, false] {
+                let (mut batcher, target) = begin(true);
+                assert!(transaction(&mut batcher, target, other, wrote).is_err(), "{other:?}");
+            }
         }
         let (mut batcher, target) = begin(true);
         assert!(transaction(&mut batcher, target, (50, 5), true).is_err());

@@ -152,7 +152,7 @@ pub struct Watermark {
     pub seq: CommitSeq,
     /// End position: the lake holds exactly the transactions with commit LSN below it. `None` before the slot exists.
     pub through: Option<Lsn>,
-    /// The last transaction with rows of ours below `through` that the stream brought. Beyond the contract's example, because nothing else betrays a server
+    /// The last transaction below `through` that the stream brought, with rows of ours or without. Beyond the contract's example, because nothing else betrays a server
     /// that was restored to an earlier point, on the same timeline, and has gone on past `through` since: what it sends again differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transaction: Option<TransactionMark>,

@@ -43,7 +43,6 @@ enum Encoded {
         through: Option<Lsn>,
         transactions: u64,
         rows: u64,
-        last_commit_us: Option<i64>,
         last: Option<LastTransaction>,
         edits: Vec<Edit>,
         room: Room,
@@ -129,7 +128,7 @@ async fn encode_all(mut orders: mpsc::Receiver<Order>, encoded: mpsc::Sender<Enc
             Order::Copied(copied) => Encoded::Copied(copied),
             Order::Piece(piece, edits, room) => {
                 let (through, transactions, rows) = (piece.through, piece.transactions, piece.rows);
-                let (last_commit_us, last) = (piece.last_commit_us, piece.last);
+                let last = piece.last;
                 let files = if piece.tables.is_empty() {
                     Vec::new()
                 } else {
@@ -137,7 +136,7 @@ async fn encode_all(mut orders: mpsc::Receiver<Order>, encoded: mpsc::Sender<Enc
                         .await
                         .map_err(|panic| Error::bug("encoding panicked").with_source(panic))??
                 };
-                Encoded::Piece { files, through, transactions, rows, last_commit_us, last, edits, room }
+                Encoded::Piece { files, through, transactions, rows, last, edits, room }
             }
         };
         if encoded.send(next).await.is_err() {
@@ -154,7 +153,6 @@ struct Ready {
     edits: Vec<Edit>,
     transactions: u64,
     rows: u64,
-    last_commit_us: Option<i64>,
     last: Option<LastTransaction>,
 }
 
@@ -196,7 +194,7 @@ impl Committer {
                 }
                 self.waiting.push(copied);
             }
-            Encoded::Piece { files, through, transactions, rows, last_commit_us, last, edits, room } => {
+            Encoded::Piece { files, through, transactions, rows, last, edits, room } => {
                 let (store, namer) = (Arc::clone(self.held.store()), Arc::clone(self.held.namer()));
                 let mut uploads = futures_util::stream::iter(files)
                     .map(|file| {
@@ -222,7 +220,6 @@ impl Committer {
                     ready.change.files.append(&mut self.tail);
                     ready.transactions += transactions;
                     ready.rows += rows;
-                    ready.last_commit_us = last_commit_us;
                     ready.last = last;
                 }
             }
@@ -265,7 +262,7 @@ impl Committer {
             rows,
             files,
             bytes,
-            lag_ms = ready.last_commit_us.filter(|_| ready.transactions > 0).map(|us| (now_us - us).max(0) / 1000),
+            lag_ms = ready.last.filter(|_| ready.transactions > 0).map(|last| (now_us - last.commit_time_us).max(0) / 1000),
             tables = %tables.into_iter().collect::<Vec<_>>().join(","),
             "committed"
         );

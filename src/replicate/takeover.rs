@@ -196,7 +196,10 @@ async fn check_slot(client: &Client, name: &str, database: &str) -> Result<Slot>
         )));
     };
     if slot.is_lost() {
-        let why = slot.invalidation_reason.clone().unwrap_or_else(|| "its WAL was removed (max_slot_wal_keep_size)".to_owned());
+        let why = match slot.invalidation_reason.as_deref() {
+            None | Some("wal_removed") => "its WAL was removed (max_slot_wal_keep_size)",
+            Some(reason) => reason,
+        };
         return Err(Error::source_refused(format!("replication slot {name:?} is lost: {why}. {mend}")));
     }
     if slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_deref() != Some(database) {
