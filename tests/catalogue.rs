@@ -337,3 +337,29 @@ async fn server_and_blockers_are_read() {
     assert_eq!(found.iter().map(|b| b.pid).collect::<Vec<_>>(), [Some(pid)]);
     task.abort();
 }
+
+/// A transaction is waited for though older ones run, and though none as young has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_becomes_visible_when_it_ends_whatever_else_runs() {
+    let Some(server) = Server::start(&[]) else { return };
+    let (older, young, looking) = (server.connect().await, server.connect().await, server.connect().await);
+    older.batch_execute("CREATE TABLE public.t (a int)").await.unwrap();
+    older.batch_execute("BEGIN; INSERT INTO public.t VALUES (1)").await.unwrap();
+    young.batch_execute("BEGIN; INSERT INTO public.t VALUES (2)").await.unwrap();
+    let xid: i64 = young.query_one("SELECT (pg_current_xact_id()::text::int8) & 4294967295", &[]).await.unwrap().get(0);
+    let waiting = tokio::spawn(async move { (server::await_visible(&looking, u32::try_from(xid).unwrap()).await, looking) });
+    while older
+        .query_one("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_xact_status%' AND pid <> pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get::<_, i64>(0)
+        == 0
+    {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiting.is_finished());
+    young.batch_execute("COMMIT").await.unwrap();
+    let (waited, looking) = waiting.await.unwrap();
+    waited.unwrap();
+    assert_eq!(looking.query_one("SELECT count(*) FROM public.t", &[]).await.unwrap().get::<_, i64>(0), 1);
+}

@@ -183,8 +183,11 @@ const VISIBLE_PAUSE: Duration = Duration::from_millis(5);
 /// # Errors
 /// `Kind::Retry` if it does not become visible.
 pub async fn await_visible(client: &(impl GenericClient + Sync), xid: u32) -> Result<()> {
-    // The stream has 32 bits of the id; it lies less than 2^31 transactions back.
-    let sql = "SELECT pg_catalog.pg_xact_status((CASE WHEN near.id > near.next THEN near.id - 4294967296 ELSE near.id END)::text::pg_catalog.xid8)
+    // The stream has 32 bits of the id; it lies less than 2^31 transactions from the newest that has ended: behind it, or before it
+    // while it has not ended itself.
+    let sql = "SELECT pg_catalog.pg_xact_status((CASE WHEN near.id > near.next + 2147483648 THEN near.id - 4294967296
+                                                      WHEN near.id < near.next - 2147483648 THEN near.id + 4294967296
+                                                      ELSE near.id END)::text::pg_catalog.xid8)
                  FROM (SELECT (now.next >> 32 << 32) | $1 AS id, now.next
                          FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::pg_catalog.int8 AS next) now) near";
     let begun = Instant::now();
