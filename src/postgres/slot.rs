@@ -65,10 +65,10 @@ pub enum Dropped {
 /// The slot of this name, if there is one.
 pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Option<Slot>> {
     // Columns that came after 14 are read through JSON, so that one query serves every version. What 16 says of a standby's
-    // conflict is for logical slots what 17 calls an invalidation.
+    // conflict is for logical slots what 17 calls an invalidation; it says so as well of one whose WAL was removed.
     let sql = "SELECT s.slot_name::text, s.plugin::text, s.database::text, s.active, s.active_pid, s.confirmed_flush_lsn::text,
                       s.restart_lsn::text, s.wal_status, s.safe_wal_size, s.temporary, s.two_phase,
-                      COALESCE(j.row ->> 'invalidation_reason', CASE WHEN j.row ->> 'conflicting' = 'true' THEN 'conflict' END),
+                      COALESCE(j.row ->> 'invalidation_reason', CASE WHEN j.row ->> 'conflicting' = 'true' AND s.wal_status <> 'lost' THEN 'conflict' END),
                       COALESCE((j.row ->> 'failover')::pg_catalog.bool, false), COALESCE((j.row ->> 'synced')::pg_catalog.bool, false)
                  FROM pg_catalog.pg_replication_slots s CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(s) AS row) j
                 WHERE s.slot_name = $1";
