@@ -202,6 +202,9 @@ impl Session<'_> {
                     }
                     Ok(Some(Event::Notice(notice))) => {
                         tracing::warn!(severity = %notice.severity, sqlstate = %notice.sqlstate, "the server says: {}", notice.message);
+                        if notice.sqlstate == "55000" {
+                            return Err(self.unpublished(None).await); // 18 says so much, and leaves the changes out
+                        }
                         self.look();
                     }
                     Ok(None) => return Err(Error::retry("the server ended the stream")),
@@ -213,18 +216,27 @@ impl Session<'_> {
     /// Up to 17 the stream ends with SQLSTATE 42704 where a change was written while there was no publication of the name; again and again.
     async fn explained(&mut self, error: Error) -> Error {
         match sqlstate(&error) {
-            Some("42704") => {}
-            Some("42804") if self.writer.announced.stays() => return self.writer.announced.undecodable(error),
-            _ => return error,
+            Some("42704") => self.unpublished(Some(error)).await,
+            Some("42804") if self.writer.announced.stays() => self.writer.announced.undecodable(error),
+            _ => error,
         }
+    }
+
+    /// Changes were written while there was no publication of the name, and are not sent.
+    async fn unpublished(&self, cause: Option<Error>) -> Error {
         let name = &self.writer.config.source.publication;
         match source::observe(&self.client, &self.writer.config, Vec::new()).await {
             Err(told) if told.kind() == Kind::Source => told,
-            _ => Error::source_refused(format!(
-                "publication {name:?} is there, and was not when changes were written that are still to be sent: they cannot be decoded. \
-                 Run `huella run --resnapshot`: it makes the slot anew and copies every table; history is kept"
-            ))
-            .with_source(error),
+            _ => {
+                let error = Error::source_refused(format!(
+                    "publication {name:?} is there, and was not when changes were written that are still to be sent: they cannot be decoded. \
+                     Run `huella run --resnapshot`: it makes the slot anew and copies every table; history is kept"
+                ));
+                match cause {
+                    Some(cause) => error.with_source(cause),
+                    None => error,
+                }
+            }
         }
     }
 
