@@ -8,7 +8,7 @@ mod private_server;
 mod world;
 
 use serde_json::Value;
-use world::World;
+use world::{Running, World};
 
 /// A change of table `T`, with rows before and after it.
 struct Case {
@@ -284,7 +284,11 @@ async fn shapes_that_change_while_it_runs() {
     w.wait("a default's copy", || !mark(&w, "predeterminada")["changes"].is_null());
     w.caught_up().await;
     assert_all(&w, false).await;
-    // All shapes go on.
+    go_on(&w, run).await;
+}
+
+/// All shapes go on, and are true in the end.
+async fn go_on(w: &World, run: Running) {
     for case in CASES {
         w.sql(&format!("DELETE FROM {0} WHERE id = 1; UPDATE {0} SET id = 100 WHERE id = 3", case.name)).await;
     }
@@ -306,12 +310,7 @@ async fn shapes_that_change_while_nothing_runs_and_rows_that_follow() {
     let run = w.start(&["run"], &[]);
     w.caught_up().await;
     assert_all(&w, true).await;
-    for case in CASES {
-        w.sql(&format!("DELETE FROM {0} WHERE id = 1; UPDATE {0} SET id = 100 WHERE id = 3", case.name)).await;
-    }
-    w.caught_up().await;
-    run.stop();
-    w.true_in_the_lake().await;
+    go_on(&w, run).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,12 +9,15 @@
 
 #[path = "private_server/programs.rs"]
 mod programs;
+#[path = "edges/stamps.rs"]
+mod stamps;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef};
 use huella::schema::{ColumnBuilder, Conversion, Element, LakeType, PgType, conversion, exception_text};
 use programs::bin_dir;
+use stamps::STAMPS;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -167,24 +170,7 @@ fn scalars() -> Vec<Case> {
     let wide = format!("{0}.{0}", "9".repeat(38));
     let minus_wide = format!("-{wide}");
     let tiny = format!("0.{}1", "0".repeat(37));
-    let stamps = [
-        "0001-01-01 00:00:00",
-        "0001-01-01 00:00:00 BC",
-        "0001-12-31 23:59:59.999999 BC",
-        "9999-12-31 23:59:59.999999",
-        "10000-01-01 00:00:00",
-        "294276-12-31 23:59:59.999999",
-        "4713-01-01 00:00:00 BC",
-        "infinity",
-        "-infinity",
-        "2024-02-29 12:34:56.7",
-        "2024-01-01 24:00:00",
-        "1970-01-01 00:00:00",
-        "1969-12-31 23:59:59.999999",
-        "2016-12-31 23:59:60",
-        "1900-03-01 00:00:00.000001",
-    ];
-    let zoned: Vec<_> = stamps
+    let zoned: Vec<_> = STAMPS
         .iter()
         .map(|s| s.strip_suffix(" BC").map_or(format!("{s}+00"), |s| format!("{s}+00 BC")))
         .map(|s| s.replace("infinity+00", "infinity"))
@@ -240,7 +226,7 @@ fn scalars() -> Vec<Case> {
                 "-infinity",
             ],
         ),
-        case("timestamp", DateTime, &stamps),
+        case("timestamp", DateTime, &STAMPS),
         case("timestamptz", Timestamp, &zoned),
         case("timestamptz(3)", Timestamp, &["2024-01-01 00:00:00.1239+00"]),
         case("time", String, &["00:00:00", "24:00:00", "23:59:59.999999"]),

@@ -2,6 +2,10 @@
 //!
 //! Owns: the values, and the contract's class of each type, written down apart from the program's own table.
 
+mod stamps;
+
+use stamps::STAMPS;
+
 /// How the contract stores a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -95,22 +99,6 @@ const TEXTS: [&str; 14] = [
     "e\u{301} \u{202e}der\u{feff}",
     "\u{10ffff}\u{ffff}",
 ];
-const STAMPS: [&str; 13] = [
-    "0001-01-01 00:00:00",
-    "0001-12-31 23:59:59.999999 BC",
-    "9999-12-31 23:59:59.999999",
-    "10000-01-01 00:00:00",
-    "294276-12-31 23:59:59.999999",
-    "4713-01-01 00:00:00 BC",
-    "infinity",
-    "-infinity",
-    "2024-02-29 12:34:56.7",
-    "2024-01-01 24:00:00",
-    "1970-01-01 00:00:00",
-    "1969-12-31 23:59:59.999999",
-    "2016-12-31 23:59:60",
-];
-
 /// Values of a type, as the text of literals. `None`: the table does not know the type. An empty list: it takes no input.
 pub(crate) fn values(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
