@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a broken test may panic
 
+mod aged_lake;
 mod exact;
 mod lake_reader;
 mod private_server;
@@ -96,6 +97,94 @@ async fn large_values_that_did_not_change_keep_their_cell_whatever_the_identity(
     let full = exact::rows(&lake, "public.entera");
     assert!(full.iter().all(|row| row.unchanged.is_none()), "under FULL nothing is left out");
     assert!(matches!(&full.iter().find(|row| row.op == "UPDATE").unwrap().cells["num"], Cell::Exception(text) if text.len() > 10_000));
+}
+
+/// Tables whose key, or a part of it, is stored out of line; `K` stands for such a value.
+const OUT_OF_LINE: &[(&str, &str)] = &[
+    ("sola", "PRIMARY KEY (clave)"),
+    ("primera", "PRIMARY KEY (clave, id)"),
+    ("ultima", "PRIMARY KEY (id, clave)"),
+    ("por_indice", "PRIMARY KEY (id), CONSTRAINT por_indice_unica UNIQUE (clave)"),
+    ("entera", "PRIMARY KEY (clave)"),
+    ("raiz", "PRIMARY KEY (clave, id)) PARTITION BY RANGE (id"),
+    ("cifrada", "PRIMARY KEY (clave)"),
+];
+
+/// 2.2 kB that do not compress: too much for a row's place in the page, and just short enough for an index.
+fn large_key(seed: &str) -> String {
+    format!("(SELECT string_agg(md5(i::text || {seed}), '') FROM generate_series(1, 68) i)")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_stored_out_of_line_is_in_every_row() {
+    let mut w = World::new().await;
+    let hashed = "{name = 'public.cifrada', hash = ['clave']}";
+    let plain = OUT_OF_LINE.iter().filter(|(table, _)| *table != "cifrada").map(|(table, _)| format!("{{name = 'public.{table}'}}"));
+    let tables = format!("[{}, {hashed}]", plain.collect::<Vec<_>>().join(", "));
+    w.env = vec![("HUELLA_TABLE".to_owned(), tables), ("HUELLA_HASH_KEY".to_owned(), "una clave bastante larga".to_owned())];
+    for (table, key) in OUT_OF_LINE {
+        w.sql(&format!("CREATE TABLE {table} (id int NOT NULL, clave text NOT NULL, n int, otro text, {key})")).await;
+        w.sql(&format!("ALTER TABLE {table} ALTER clave SET STORAGE EXTERNAL, ALTER otro SET STORAGE EXTERNAL")).await;
+    }
+    w.sql("CREATE TABLE raiz_1 PARTITION OF raiz FOR VALUES FROM (0) TO (50); CREATE TABLE raiz_2 PARTITION OF raiz FOR VALUES FROM (50) TO (1000); ALTER TABLE raiz_1 ALTER clave SET STORAGE EXTERNAL; ALTER TABLE raiz_2 ALTER clave SET STORAGE EXTERNAL").await;
+    w.sql("ALTER TABLE entera REPLICA IDENTITY FULL; ALTER TABLE por_indice REPLICA IDENTITY USING INDEX por_indice_unica").await;
+    for (table, _) in OUT_OF_LINE {
+        let (key, other) = (large_key("g::text"), long("otro"));
+        w.sql(&format!("INSERT INTO {table} SELECT g, {key}, 0, {other} FROM generate_series(1, 9) g")).await;
+    }
+    let run = w.start(&["run"], &[]);
+    w.caught_up().await;
+    for (table, _) in OUT_OF_LINE {
+        let changes = [
+            "UPDATE T SET n = n + 1".to_owned(),
+            "BEGIN; UPDATE T SET n = n + 1 WHERE id < 4; DELETE FROM T WHERE id = 9; INSERT INTO T VALUES (100, 'c', 0); COMMIT".to_owned(),
+            // The small part of a key alone, the large one alone, both; to and from a small one.
+            "UPDATE T SET id = 11 WHERE id = 1".to_owned(),
+            format!("UPDATE T SET clave = {} WHERE id = 2", large_key("'otra'")),
+            format!("UPDATE T SET id = 13, clave = {} WHERE id = 3", large_key("'ambas'")),
+            "UPDATE T SET clave = 'corta' WHERE id = 4".to_owned(),
+            format!("UPDATE T SET clave = {} WHERE id = 4", large_key("'vuelve'")),
+            // Another partition: a DELETE and an INSERT.
+            "UPDATE T SET id = 60 WHERE id = 5".to_owned(),
+            // Written again with the same value.
+            "UPDATE T SET clave = clave || '' WHERE id = 6".to_owned(),
+            "UPDATE T SET n = 7, otro = NULL WHERE id IN (7, 13, 60)".to_owned(),
+            "UPDATE T SET n = n + 1".to_owned(),
+            "DELETE FROM T WHERE id = 8".to_owned(),
+        ];
+        for change in changes {
+            w.sql(&change.replace(" T ", &format!(" {table} "))).await;
+        }
+    }
+    w.caught_up().await;
+    run.stop();
+    w.true_in_the_lake_without(&["clave"], &["public.cifrada"]).await;
+    for (table, _) in OUT_OF_LINE {
+        let rows = exact::rows(&w.read(), &format!("public.{table}"));
+        let first = rows.iter().position(|row| row.op == "UPDATE").unwrap();
+        assert!(rows[first..first + 9].iter().all(|row| row.op == "UPDATE" && row.old_key.is_none()), "{table}: one row for each");
+        // Each came with the old row, so each has two ordinals, and is the second of them.
+        let ordinals: Vec<i64> = rows[first..first + 9].iter().map(|row| row.position.1).collect();
+        assert_eq!(ordinals, (1..10).map(|n| 2 * n).collect::<Vec<_>>(), "{table}");
+        for row in &rows {
+            assert!(matches!(row.cells["clave"], Cell::Value(_)), "{table}: a {} without its key", row.op);
+            assert!(!row.unchanged.as_deref().unwrap_or_default().contains("clave"), "{table}: {:?}", row.unchanged);
+        }
+        // Only a large value that no identity covers is ever left out.
+        assert_eq!(rows.iter().any(|row| row.unchanged.as_deref() == Some(r#"["otro"]"#)), *table != "entera", "{table}");
+        assert!(rows.iter().filter(|row| row.old_key.is_some()).count() >= if *table == "raiz" { 4 } else { 3 }, "{table}");
+    }
+    // Compacted and folded, and in the middle of that, changed again.
+    let before: Vec<_> = w.read().tables().iter().map(|table| w.read().state(table)).collect();
+    aged_lake::age(&w.lake(), |seq| format!("2026-01-{:02}", 1 + seq % 5));
+    assert_eq!(w.start(&["compact"], &[("HUELLA_COMPACT_FOLD_AFTER", "1d")]).wait(), Some(0), "{}", w.log());
+    let after: Vec<_> = w.read().tables().iter().map(|table| w.read().state(table)).collect();
+    assert_eq!(before, after);
+    for (table, _) in OUT_OF_LINE {
+        w.sql(&format!("UPDATE {table} SET n = n + 1; UPDATE {table} SET id = id + 100 WHERE id = 6")).await;
+    }
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    w.true_in_the_lake_without(&["clave"], &["public.cifrada"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,6 +114,8 @@ pub struct Torn {
     pub table: TableName,
     /// Commit LSN of its transaction.
     pub commit_lsn: Lsn,
+    /// What was left out and when that happens, for people.
+    pub reason: &'static str,
 }
 
 impl Batcher {
@@ -340,8 +342,8 @@ impl Batcher {
         }
         let before = open.rows();
         write(open, &arriving.tx, seq)?;
-        if open.take_torn() {
-            self.torn = Some(Torn { table: entry.schema.table.clone(), commit_lsn: arriving.tx.commit_lsn });
+        if let Some(reason) = open.take_torn() {
+            self.torn = Some(Torn { table: entry.schema.table.clone(), commit_lsn: arriving.tx.commit_lsn, reason });
         }
         self.bytes += bytes + (open.rows() - before) * open.row_bytes();
         self.oldest.get_or_insert_with(Instant::now);
@@ -475,5 +477,35 @@ mod tests {
         assert_eq!(ends(batcher.cut(true).expect("sealed")), [(None, 1)]);
         batcher.commit(&Commit { commit_lsn: Lsn(30), end_lsn: Lsn(31), commit_time_us: 0 }).expect("inside one");
         assert_eq!(ends(batcher.cut(true).expect("sealed")), [(Some(Lsn(31)), 0)]);
+    }
+
+    /// Before 14.2 the server says nothing of a key that is stored out of line, and a row without its key is nobody's.
+    #[test]
+    fn an_update_without_its_key_is_not_written_and_asks_for_a_copy() {
+        let column = crate::schema::version::SchemaColumn {
+            name: "k".to_owned(),
+            source: "k".to_owned(),
+            attnum: 1,
+            type_oid: 25,
+            typmod: -1,
+            source_type: "text".to_owned(),
+            lake_type: crate::schema::LakeType::String,
+            conversion: crate::schema::Conversion::Text,
+            hashed: false,
+            dropped: false,
+        };
+        let schema = TableSchema { columns: vec![column], key: vec!["k".to_owned()], ..TableSchema::clone(&bare()) };
+        let mut batcher = Batcher::new(Lsn(10), None, usize::MAX, None);
+        let layout = Layout { slots: vec![Some(0), None], key: vec![0], absent: Vec::new() };
+        let target = Some(batcher.register(Arc::new(schema), Arc::new(layout)));
+        batcher.begin(&Begin { final_lsn: Lsn(20), commit_time_us: 0, xid: 1 }).expect("outside a transaction");
+        for (message, rows, torn) in
+            [(&b"U\0\0\0\x01N\0\x02ut\0\0\0\x01a"[..], 0, true), (&b"U\0\0\0\x01K\0\x02t\0\0\0\x01anN\0\x02ut\0\0\0\x01a"[..], 1, false)]
+        {
+            let Ok(crate::pgoutput::Message::Update { old, new, .. }) = crate::pgoutput::decode(message) else { panic!("an UPDATE") };
+            batcher.update(target, old, new).expect("inside one");
+            assert_eq!(batcher.take_torn().map(|torn| torn.commit_lsn), torn.then_some(Lsn(20)));
+            assert_eq!(batcher.cut(false).expect("sealed").iter().map(|piece| piece.rows).sum::<u64>(), rows);
+        }
     }
 }

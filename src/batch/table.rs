@@ -40,6 +40,14 @@ pub struct SealedTable {
     pub rows: RecordBatch,
 }
 
+/// The server sends an UPDATE that brings its row into the publication's row filter as an INSERT, but never the large values that did not
+/// change.
+const VALUE_LEFT_OUT: &str = "an UPDATE of a key brought a row into the publication's row filter, and its large values that did not change \
+                              were not sent (REPLICA IDENTITY FULL would send them)";
+/// Such a row is not written: nobody could say whose it is.
+const KEY_LEFT_OUT: &str = "an UPDATE came without its row's key, which is stored out of line: PostgreSQL sends it from 14.2 on (until it is \
+                            updated, REPLICA IDENTITY FULL would send it)";
+
 /// Approximate bytes that the metadata columns take for a row.
 const METADATA_ROW_BYTES: usize = 64;
 
@@ -48,7 +56,7 @@ const METADATA_ROW_BYTES: usize = 64;
 pub struct TableBatch {
     schema: Arc<TableSchema>,
     layout: Arc<Layout>,
-    is_key: Vec<bool>,
+    is_key: Arc<[bool]>,
     date: String,
     kind: FileKind,
     /// By index in the schema; `None` for dropped columns that the layout does not fill.
@@ -66,8 +74,8 @@ pub struct TableBatch {
     rows: usize,
     complete_rows: usize,
     first_lsn: Lsn,
-    /// An INSERT came without one of its values.
-    torn: bool,
+    /// Why the last row that came without one of its values cannot be completed from anything known.
+    torn: Option<&'static str>,
     // Scratch for one row's JSON, reused.
     unchanged_json: String,
     exceptions_json: String,
@@ -113,7 +121,7 @@ impl TableBatch {
             rows: 0,
             complete_rows: 0,
             first_lsn: Lsn::ZERO,
-            torn: false,
+            torn: None,
             unchanged_json: String::new(),
             exceptions_json: String::new(),
         })
@@ -136,41 +144,51 @@ impl TableBatch {
 
     /// An inserted row.
     pub fn insert(&mut self, tx: &Transaction, seq: i64, new: Tuple<'_>) -> Result<()> {
-        self.row("INSERT", tx, seq, new.len(), new.cells(), None, None)
+        self.row("INSERT", tx, seq, new.len(), new.cells(), None)
     }
 
     /// An update; with an old tuple it owns the ordinals `seq` and `seq + 1` and is written at the second. A changed key
     /// (or no key at all) makes a DELETE row at the first.
     pub fn update(&mut self, tx: &Transaction, seq: i64, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<()> {
+        let is_key = Arc::clone(&self.is_key);
         let Some(old) = old else {
-            return self.row("UPDATE", tx, seq, new.len(), new.cells(), None, None);
+            if new.cells().zip(is_key.iter()).any(|(cell, key)| *key && cell == Cell::Unchanged) {
+                self.torn = Some(KEY_LEFT_OUT);
+                return Ok(());
+            }
+            return self.row("UPDATE", tx, seq, new.len(), new.cells(), None);
         };
-        let full = (old.kind == OldKind::Full).then_some(old.tuple);
-        if self.schema.key.is_empty() {
-            self.delete(tx, seq, old)?;
-            return self.row("UPDATE", tx, seq + 1, new.len(), new.cells(), full, None);
+        if old.tuple.len() != new.len() {
+            return Err(Error::bug(format!(
+                "{}: an old tuple of {} columns beside a new one of {}",
+                self.schema.table,
+                old.tuple.len(),
+                new.len()
+            )));
         }
-        let moved =
-            new.cells().zip(old.tuple.cells()).zip(&self.is_key).any(|((new, old), key)| *key && new != Cell::Unchanged && new != old);
-        if !moved {
-            return self.row("UPDATE", tx, seq + 1, new.len(), new.cells(), full, None);
+        // The new tuple leaves out what is stored out of line and did not change; the old one has it where it is real. That is
+        // also why an old key comes with an UPDATE that leaves the key as it is.
+        let real = move |key: &bool| *key || old.kind == OldKind::Full;
+        let known = |((new, old), key)| if new == Cell::Unchanged && real(key) { old } else { new };
+        let cells = || new.cells().zip(old.tuple.cells()).zip(is_key.iter()).map(known);
+        let moved = cells().zip(old.tuple.cells()).zip(is_key.iter()).any(|((new, old), key)| *key && new != old);
+        if !moved && !self.schema.key.is_empty() {
+            return self.row("UPDATE", tx, seq + 1, new.len(), cells(), None);
         }
         self.delete(tx, seq, old)?;
-        let old_key = self.old_key_json(old.tuple);
-        self.row("UPDATE", tx, seq + 1, new.len(), new.cells(), full, Some(&old_key))
+        let old_key = moved.then(|| self.old_key_json(old.tuple));
+        self.row("UPDATE", tx, seq + 1, new.len(), cells(), old_key.as_deref())
     }
 
     /// A deletion: the key's columns, or all under REPLICA IDENTITY FULL.
     pub fn delete(&mut self, tx: &Transaction, seq: i64, old: OldTuple<'_>) -> Result<()> {
         if old.kind == OldKind::Full {
-            return self.row("DELETE", tx, seq, old.tuple.len(), old.tuple.cells(), None, None);
+            return self.row("DELETE", tx, seq, old.tuple.len(), old.tuple.cells(), None);
         }
         // Cells besides the key are placeholders, not NULLs of the row; a DELETE row has nothing there either way.
-        let is_key = std::mem::take(&mut self.is_key);
-        let cells = old.tuple.cells().zip(&is_key).map(|(cell, key)| if *key { cell } else { Cell::Null });
-        let written = self.row("DELETE", tx, seq, old.tuple.len(), cells, None, None);
-        self.is_key = is_key;
-        written
+        let is_key = Arc::clone(&self.is_key);
+        let cells = old.tuple.cells().zip(is_key.iter()).map(|(cell, key)| if *key { cell } else { Cell::Null });
+        self.row("DELETE", tx, seq, old.tuple.len(), cells, None)
     }
 
     /// A row without cells: TRUNCATE.
@@ -181,7 +199,6 @@ impl TableBatch {
         self.finish_row("TRUNCATE", tx, seq, None);
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn row<'a>(
         &mut self,
         op: &'static str,
@@ -189,7 +206,6 @@ impl TableBatch {
         seq: i64,
         width: usize,
         cells: impl Iterator<Item = Cell<'a>>,
-        before: Option<Tuple<'a>>,
         old_key: Option<&str>,
     ) -> Result<()> {
         let layout = Arc::clone(&self.layout);
@@ -200,16 +216,9 @@ impl TableBatch {
                 layout.slots.len()
             )));
         }
-        let mut before = before.map(|tuple| tuple.cells());
         for (cell, slot) in cells.zip(&layout.slots) {
-            let old = before.as_mut().and_then(Iterator::next);
             let Some(index) = *slot else { continue };
             let Some(column) = self.columns[index].as_mut() else { continue };
-            let cell = match (cell, old) {
-                // Under FULL the old tuple has what the new one leaves out.
-                (Cell::Unchanged, Some(old)) => old,
-                (cell, _) => cell,
-            };
             match cell {
                 Cell::Text(text) => {
                     if column.append_text(text).is_err() {
@@ -218,7 +227,9 @@ impl TableBatch {
                 }
                 Cell::Null => column.append_null(),
                 Cell::Unchanged => {
-                    self.torn |= op == "INSERT";
+                    if op == "INSERT" {
+                        self.torn = Some(VALUE_LEFT_OUT);
+                    }
                     column.append_null();
                     json_element(&mut self.unchanged_json, &self.schema.columns[index].name);
                 }
@@ -253,7 +264,7 @@ impl TableBatch {
 
     fn old_key_json(&self, old: Tuple<'_>) -> String {
         let mut json = String::new();
-        for ((cell, slot), key) in old.cells().zip(&self.layout.slots).zip(&self.is_key) {
+        for ((cell, slot), key) in old.cells().zip(&self.layout.slots).zip(self.is_key.iter()) {
             let (true, Some(index)) = (*key, *slot) else { continue };
             let column = &self.schema.columns[index];
             json.push(if json.is_empty() { '{' } else { ',' });
@@ -268,10 +279,9 @@ impl TableBatch {
         if json.is_empty() { "{}".to_owned() } else { json + "}" }
     }
 
-    /// Whether, since this was last asked, an INSERT left out a value. That is an UPDATE which brought its row into the publication's
-    /// row filter by changing its key: the server sends it as an INSERT, but never the large values that did not change.
-    pub fn take_torn(&mut self) -> bool {
-        std::mem::take(&mut self.torn)
+    /// Why, since this was last asked, a row could not be completed: only a copy of the table has what was not sent.
+    pub fn take_torn(&mut self) -> Option<&'static str> {
+        self.torn.take()
     }
 
     /// The transaction that was arriving is complete.

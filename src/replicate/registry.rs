@@ -153,9 +153,7 @@ impl Registry {
 
     /// A row came without all of its values: only a copy behind its transaction has them.
     pub(crate) async fn torn(&mut self, store: &Arc<dyn Store>, config: &Config, torn: &Torn) -> Result<()> {
-        let reason = "an UPDATE of a key brought a row into the publication's row filter, and its large values that did not change were not \
-                      sent (REPLICA IDENTITY FULL would send them)";
-        self.copy_behind(store, config, &torn.table, torn.commit_lsn, reason).await
+        self.copy_behind(store, config, &torn.table, torn.commit_lsn, torn.reason).await
     }
 
     /// A partition was truncated by itself, in the transaction with this commit: what the others hold stays, and only a copy tells them apart.

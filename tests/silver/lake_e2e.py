@@ -158,6 +158,10 @@ KINDS = """
         jsonb_build_array(g, NULL, 'é'), timestamp '2026-01-01' + g * interval '1.000001 s', timestamptz '2026-01-01 00:00+05' + g * interval '1 h', decode(repeat(md5(g::text), 200), 'hex'),
         ARRAY[g, NULL], ARRAY['a"b', NULL], md5(g::text)::uuid, g * interval '1 h 2 s' FROM generate_series(1, 40) g;
     INSERT INTO tipos (id, dia, n, ts, tz, f8, j, jb, n2) VALUES (1, 'infinity', 'NaN', 'infinity', '-infinity', 'NaN', 'null', 'null', NULL), (2, '-infinity', 12345678901234567890.123456789, '0044-03-15 BC', NULL, 1e300, '[]', '{}', -0.001);
+    -- A key that is stored out of line.
+    CREATE TABLE enlaces (url text PRIMARY KEY, visitas int, pagina text);
+    ALTER TABLE enlaces ALTER url SET STORAGE EXTERNAL, ALTER pagina SET STORAGE EXTERNAL;
+    INSERT INTO enlaces SELECT (SELECT string_agg(md5((i * 100 + g)::text), '') FROM generate_series(1, 68) i), g, repeat(md5(g::text), 100) FROM generate_series(1, 20) g;
 """
 
 CHANGES = """
@@ -175,6 +179,8 @@ CHANGES = """
     UPDATE donantes SET donante = donante || '!' WHERE id_donante < 30;
     UPDATE proveedores SET ciudad = NULL WHERE id_proveedor = 3;
     DELETE FROM donaciones WHERE id_donacion BETWEEN 100 AND 200;
+    UPDATE enlaces SET visitas = visitas + 1;
+    UPDATE enlaces SET url = left(url, 2170) || visitas WHERE visitas % 4 = 0;
 """
 
 
@@ -191,7 +197,7 @@ SHAPES = """
 
 SETTINGS = '[batch]\nheartbeat = "1s"\n' + "".join(
     f'[[table]]\nname = "public.{name}"\n{mode}'
-    for name, mode in [(name, "") for name in ("donantes", "casos", "donaciones", "gastos", "tipos")]
+    for name, mode in [(name, "") for name in ("donantes", "casos", "donaciones", "gastos", "tipos", "enlaces")]
     + [(name, 'mode = "snapshot"\n') for name in ("hogar_de_paso", "proveedores")]
 )
 

@@ -186,6 +186,11 @@ impl World {
 
     /// Both oracles.
     pub(crate) async fn true_in_the_lake(&self) {
+        self.true_in_the_lake_without(&[], &[]).await;
+    }
+
+    /// Both oracles; `columns` of `tables` (hashed ones: the reader of lakes has no hash key) are compared by `verify` alone.
+    pub(crate) async fn true_in_the_lake_without(&self, columns: &[&str], tables: &[&str]) {
         let mut verified = self.run(&["verify"]);
         // Exit code 1: a table was copied anew meanwhile, and a second look helps.
         for _ in 0..5 {
@@ -199,7 +204,8 @@ impl World {
         let lake = self.read();
         lake.assert_exactly_once();
         for table in lake.streamed() {
-            lake.assert_equals_source(&self.client, &table, &[]).await;
+            let except = if tables.contains(&table.as_str()) { columns } else { &[] };
+            lake.assert_equals_source(&self.client, &table, except).await;
         }
     }
 
