@@ -51,7 +51,9 @@ fn done(w: &World, args: &[&str]) -> String {
 /// What is published, by path: generation and content.
 async fn published(store: &GcsStore) -> BTreeMap<String, (i64, String)> {
     let mut found = BTreeMap::new();
-    for meta in store.list("published/").await.unwrap() {
+    let mut there = store.list("published/").await.unwrap();
+    there.extend(store.list("tables/").await.unwrap().into_iter().filter(|meta| meta.path.contains("/_published.")));
+    for meta in there {
         let body = store.get(&meta.path).await.unwrap().unwrap().body;
         found.insert(meta.path, (meta.generation.0, String::from_utf8_lossy(&body).into_owned()));
     }
@@ -100,7 +102,7 @@ async fn a_bucket_is_written_compacted_published_and_read() {
     assert_eq!(cut["through"], json(&store, "watermark.json").await["through"]);
     for table in ["public.donaciones", "public.casos"] {
         let manifest = cut["tables"][table]["manifest"].as_str().unwrap();
-        assert_eq!(manifest, format!("gs://bucket/a/lake/published/{table}/v1.manifest"));
+        assert_eq!(manifest, format!("gs://bucket/a/lake/tables/{table}/v1/_published.manifest"));
         let body = store.get(manifest.strip_prefix("gs://bucket/a/lake/").unwrap()).await.unwrap().unwrap().body;
         let named: BTreeSet<String> = String::from_utf8(body.to_vec()).unwrap().lines().map(str::to_owned).collect();
         assert_eq!(named, files(&w, table));

@@ -27,15 +27,15 @@ fn cut(lake: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(lake.join("published/cut.json")).unwrap()).unwrap()
 }
 
-/// Everything below `published/`, with the time of its last change.
+/// Everything that is published, with the time of its last change.
 fn published(lake: &Path) -> BTreeMap<String, SystemTime> {
     let mut found = BTreeMap::new();
-    let mut folders = vec![lake.join("published")];
+    let mut folders = vec![lake.join("published"), lake.join("tables")];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
             if entry.path().is_dir() {
                 folders.push(entry.path());
-            } else {
+            } else if folder.ends_with("published") || entry.file_name().to_string_lossy().starts_with("_published.") {
                 found.insert(entry.path().display().to_string(), entry.metadata().unwrap().modified().unwrap());
             }
         }
@@ -63,7 +63,8 @@ async fn the_cut_names_the_live_files_of_current_versions_and_an_unchanged_lake_
     assert_eq!(table["snapshot"], watermark["tables"]["public.donaciones"]["snapshot"]);
     assert_eq!((&table["version"], &table["from_dt"]), (&json!(1), &json!({})));
     assert_eq!(lines(table["manifest"].as_str().unwrap()), w.run(&["files", "public.donaciones"]).1.lines().map(str::to_owned).collect());
-    let reference = w.lake().join("published/public.donaciones/v1.schema.parquet");
+    let reference = w.lake().join("tables/public.donaciones/v1/_published.schema.parquet");
+    assert_eq!(table["schema"].as_str(), reference.to_str());
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(reference).unwrap()).unwrap();
     assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
     let columns = reader.parquet_schema().columns();
@@ -80,7 +81,7 @@ async fn the_cut_names_the_live_files_of_current_versions_and_an_unchanged_lake_
     let after = published(&w.lake());
     let changed: Vec<&str> =
         after.iter().filter(|(path, at)| before.get(*path) != Some(at)).map(|(path, _)| path.rsplit('/').next().unwrap()).collect();
-    assert_eq!(changed, ["cut.json", "v1.manifest"]);
+    assert_eq!(changed, ["cut.json", "_published.manifest"]);
     let second = cut(&w.lake());
     assert_eq!(second["former"], json!([first["through"]]));
     // A new version: its own manifest; the former one still names files that are there.
@@ -90,8 +91,12 @@ async fn the_cut_names_the_live_files_of_current_versions_and_an_unchanged_lake_
     assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
     let table = &cut(&w.lake())["tables"]["public.donaciones"];
     assert_eq!(table["version"], 2);
-    assert!(table["manifest"].as_str().unwrap().ends_with("/published/public.donaciones/v2.manifest"));
-    assert!(lines(w.lake().join("published/public.donaciones/v1.manifest").to_str().unwrap()).iter().all(|file| Path::new(file).exists()));
+    assert!(table["manifest"].as_str().unwrap().ends_with("/tables/public.donaciones/v2/_published.manifest"));
+    assert!(
+        lines(w.lake().join("tables/public.donaciones/v1/_published.manifest").to_str().unwrap())
+            .iter()
+            .all(|file| Path::new(file).exists())
+    );
     Cut::parse(&std::fs::read(w.lake().join("published/cut.json")).unwrap()).unwrap();
 }
 
@@ -345,13 +350,19 @@ async fn the_file_for_dataform_has_every_type_and_stays_untouched_while_nothing_
     );
     let table = |name: &str| document["tables"].as_array().unwrap().iter().find(|table| table["source"] == name).unwrap().clone();
     let column = |name: &str, source: &str, postgres: &str, raw: &str, silver: &str| json!({"name": name, "source": source, "postgres": postgres, "raw": raw, "silver": silver});
+    let known = table("public.donaciones")["columns_fingerprint"].clone();
+    let in_the_cut = || {
+        assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+        cut(&w.lake())["tables"]["public.donaciones"]["columns_fingerprint"].clone()
+    };
+    assert_eq!(known, in_the_cut());
     assert_eq!(
         table("public.donaciones"),
         json!({"source": "public.donaciones", "name": "donaciones", "version": 1, "mode": "stream",
-            "manifest": format!("{lake}/published/public.donaciones/v1.manifest"),
-            "reference_schema": format!("{lake}/published/public.donaciones/v1.schema.parquet"),
+            "manifest": format!("{lake}/tables/public.donaciones/v1/_published.manifest"),
+            "reference_schema": format!("{lake}/tables/public.donaciones/v1/_published.schema.parquet"),
             "hive_prefix": format!("{lake}/tables/public.donaciones/v1/{{dt:DATE}}"),
-            "key": ["id_donacion"], "columns": [
+            "key": ["id_donacion"], "columns_fingerprint": known, "columns": [
                 column("id_donacion", "id_donacion", "integer", "INT64", "INT64"), column("monto", "monto", "numeric", "NUMERIC", "NUMERIC"),
                 column("creado", "creado", "timestamp without time zone", "TIMESTAMP", "DATETIME"),
                 column("momento", "momento", "timestamp with time zone", "TIMESTAMP", "TIMESTAMP"),
@@ -365,5 +376,9 @@ async fn the_file_for_dataform_has_every_type_and_stays_untouched_while_nothing_
     assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), written);
     w.sql("ALTER TABLE donaciones ADD nota text; INSERT INTO donaciones (id_donacion, nota) VALUES (9, 'n')").await;
     assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    assert_ne!(in_the_cut(), known, "the cut tells that there is a column which the file does not have");
     assert!(generate().contains("public.donaciones: column nota added (STRING)"));
+    let document: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let now = document["tables"].as_array().unwrap().iter().find(|table| table["source"] == "public.donaciones").unwrap();
+    assert_eq!(now["columns_fingerprint"], in_the_cut());
 }

@@ -14,7 +14,8 @@ use crate::commit::persist;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{
-    CHECKPOINTS, COMPACTION, Checkpoint, FORMAT, PUBLISHED, SWEEP, Sweep, commit_number, epoch_of, is_compacted, rfc3339, rowless_checksum,
+    CHECKPOINTS, COMPACTION, Checkpoint, FORMAT, SWEEP, Sweep, TABLES, commit_number, epoch_of, is_compacted, is_data, is_manifest,
+    rfc3339, rowless_checksum,
 };
 use crate::lsn::CommitSeq;
 use crate::store::{Meta, Store, StoreError};
@@ -40,13 +41,16 @@ pub(super) struct Swept {
 /// Deletes what may be deleted now.
 pub(super) async fn sweep(ledger: &mut Ledger, now: DateTime<Utc>) -> Result<Swept> {
     let mut swept = Swept::default();
+    let store = Arc::clone(&ledger.store);
+    let there = persist("list data files and what is published", || store.list(TABLES)).await?;
     // What others name is read before the list of live files: a copy that moves from the one to the other is then in one of them.
-    let elsewhere = named_elsewhere(ledger.store.as_ref()).await?;
+    let elsewhere = named_elsewhere(store.as_ref(), &there).await?;
     ledger.commit(Vec::new()).await?;
     let live: HashSet<&str> = ledger.live.iter().map(|live| live.file.path.as_str()).collect();
-    let store = Arc::clone(&ledger.store);
-    let there = persist("list data files", || store.list("tables/")).await?;
-    let dead = there.iter().filter(|meta| !live.contains(meta.path.as_str())).map(|meta| (meta, elsewhere.contains(&meta.path)));
+    let dead = there
+        .iter()
+        .filter(|meta| is_data(&meta.path) && !live.contains(meta.path.as_str()))
+        .map(|meta| (meta, elsewhere.contains(&meta.path)));
     let Some((due, waiting)) = note(ledger, dead.collect(), now).await? else { return Ok(swept) };
     failpoint::hit("compact.after_marks");
     // Only now, because the notes are made from former checkpoints too. While one is there, so are its files: it goes first.
@@ -158,14 +162,12 @@ async fn delete<'a>(store: &dyn Store, objects: impl Iterator<Item = &'a Meta> +
         .await
 }
 
-/// Data files that published manifests and other processes' documents name.
-async fn named_elsewhere(store: &dyn Store) -> Result<HashSet<String>> {
+/// Data files that published manifests, of those `there`, and other processes' documents name.
+async fn named_elsewhere(store: &dyn Store, there: &[Meta]) -> Result<HashSet<String>> {
     let mut named = HashSet::new();
     let root = store.uri("");
-    for meta in persist("list what is published", || store.list(PUBLISHED)).await? {
-        if meta.path.ends_with(".manifest")
-            && let Some(object) = persist("read a published manifest", || store.get(&meta.path)).await?
-        {
+    for meta in there.iter().filter(|meta| is_manifest(&meta.path)) {
+        if let Some(object) = persist("read a published manifest", || store.get(&meta.path)).await? {
             let text = String::from_utf8_lossy(&object.body);
             named
                 .extend(text.lines().filter_map(|uri| uri.strip_prefix(root.as_str())).map(|path| path.trim_start_matches('/').to_owned()));

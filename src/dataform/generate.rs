@@ -8,7 +8,7 @@ use crate::commit;
 use crate::config::{BigQuery, Config, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{manifest_path, reference_path, table_prefix};
-use crate::schema::LakeType;
+use crate::publish::{bigquery_types, columns_fingerprint};
 use crate::schema::version::{SchemaColumn, TableSchema};
 use crate::store::Store;
 use crate::table_name::TableName;
@@ -45,6 +45,8 @@ struct Table {
     reference_schema: String,
     hive_prefix: String,
     key: Vec<String>,
+    #[serde(default)]
+    columns_fingerprint: String,
     columns: Vec<Column>,
 }
 
@@ -141,6 +143,7 @@ async fn document(bigquery: &BigQuery, store: &dyn Store, before: Option<&Docume
             reference_schema: store.uri(&reference_path(table, version)),
             hive_prefix: format!("{}/{{dt:DATE}}", store.uri(&table_prefix(table, version))),
             key: schema.key.clone(),
+            columns_fingerprint: columns_fingerprint(&schema),
             columns: columns(&schema),
             source: table.clone(),
         });
@@ -159,7 +162,7 @@ async fn document(bigquery: &BigQuery, store: &dyn Store, before: Option<&Docume
 /// All columns of the version: one that was dropped at the source is in its older files, and stays in silver.
 fn columns(schema: &TableSchema) -> Vec<Column> {
     let column = |column: &SchemaColumn| {
-        let (raw, silver) = types(column);
+        let (raw, silver) = bigquery_types(column);
         Column {
             name: column.name.clone(),
             source: column.source.clone(),
@@ -169,24 +172,6 @@ fn columns(schema: &TableSchema) -> Vec<Column> {
         }
     };
     schema.columns.iter().map(column).collect()
-}
-
-/// The type that BigQuery sees in the file, and the one that silver should have.
-fn types(column: &SchemaColumn) -> (&'static str, &'static str) {
-    match column.lake_type {
-        LakeType::Boolean => ("BOOL", "BOOL"),
-        LakeType::Int64 => ("INT64", "INT64"),
-        LakeType::Float | LakeType::Double => ("FLOAT64", "FLOAT64"),
-        LakeType::Decimal38_9 => ("NUMERIC", "NUMERIC"),
-        LakeType::Decimal76_38 => ("BIGNUMERIC", "BIGNUMERIC"),
-        LakeType::String if !column.hashed && matches!(column.source_type.as_str(), "json" | "jsonb") => ("STRING", "JSON"),
-        LakeType::String => ("STRING", "STRING"),
-        LakeType::Binary => ("BYTES", "BYTES"),
-        LakeType::Date => ("DATE", "DATE"),
-        LakeType::Timestamp => ("TIMESTAMP", "TIMESTAMP"),
-        // BigQuery does not tell a file's zoneless timestamps from others.
-        LakeType::DateTime => ("TIMESTAMP", "DATETIME"),
-    }
 }
 
 /// A type as SQL names it, from its name in `pg_type`.

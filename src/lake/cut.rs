@@ -1,32 +1,16 @@
 //! The published cut: what a warehouse reads, at one position of all tables.
 //!
-//! Owns: its fields, the paths below `published/`. Invariant: files first, then manifests, then the cut, so that whatever the cut
+//! Owns: its fields, and where it lies. Does not own: the paths of what it names (`path`). Invariant: files first, then manifests, then the cut, so that whatever the cut
 //! promises is in the manifests; these may hold more, which a reader leaves aside by `through`.
 
-use super::{FORMAT, Unreadable, escape};
+use super::{FORMAT, Unreadable};
 use crate::lsn::Lsn;
 use crate::table_name::TableName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Folder of everything that is published.
-pub const PUBLISHED: &str = "published/";
 /// The cut.
 pub const CUT: &str = "published/cut.json";
-
-fn prefix(table: &TableName, version: u32) -> String {
-    format!("{PUBLISHED}{}.{}/v{version}", escape(&table.schema), escape(&table.name))
-}
-
-/// `published/<schema>.<table>/v<version>.manifest`: URIs, one a line.
-pub fn manifest_path(table: &TableName, version: u32) -> String {
-    format!("{}.manifest", prefix(table, version))
-}
-
-/// `published/<schema>.<table>/v<version>.schema.parquet`: no rows, all columns.
-pub fn reference_path(table: &TableName, version: u32) -> String {
-    format!("{}.schema.parquet", prefix(table, version))
-}
 
 /// A table in the cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +23,12 @@ pub struct CutTable {
     pub snapshot_dt: String,
     /// URI of its manifest.
     pub manifest: String,
+    /// URI of the file without rows that has all its columns.
+    #[serde(default)]
+    pub schema: String,
+    /// Tells one set of columns (names and types in the warehouse) from another: the version's, as it is published here.
+    #[serde(default)]
+    pub columns_fingerprint: String,
     /// `through` of a former cut → first `dt` that may have rows at it or above: where a merge that stands there begins to read.
     pub from_dt: BTreeMap<Lsn, String>,
 }

@@ -15,12 +15,12 @@ mod watermark;
 use path::first_lsn;
 
 pub use checkpoint::{CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, SWEEP, Sweep, checkpoint_path};
-pub use cut::{CUT, Cut, CutTable, PUBLISHED, manifest_path, reference_path};
+pub use cut::{CUT, Cut, CutTable};
 pub use live::{LiveFile, Position, Span};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
 pub use path::{
-    DataPath, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, rowless_checksum,
-    rowless_path, schema_path, table_prefix,
+    DataPath, TABLES, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, is_data, is_manifest,
+    manifest_path, reference_path, rowless_checksum, rowless_path, schema_path, table_prefix,
 };
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
 pub use watermark::{

@@ -8,6 +8,11 @@ use crate::table_name::TableName;
 
 /// The one object that is replaced at every commit.
 pub const WATERMARK: &str = "watermark.json";
+/// Folder of all tables.
+pub const TABLES: &str = "tables/";
+/// Names of what is published of a version, in its folder. The underscore makes readers that open a folder pass over them.
+const MANIFEST: &str = "_published.manifest";
+const REFERENCE: &str = "_published.schema.parquet";
 
 /// A name in a path: bytes outside `[A-Za-z0-9_]` become `~XX`.
 pub fn escape(name: &str) -> String {
@@ -89,6 +94,27 @@ pub fn schema_path(table: &TableName, version: u32) -> String {
     format!("{}/schema.json", table_prefix(table, version))
 }
 
+/// `tables/<schema>.<table>/v<version>/_published.manifest`: URIs, one a line. Below the version's folder, because BigQuery wants every URI
+/// of an external table, its manifest's too, below the hive prefix.
+pub fn manifest_path(table: &TableName, version: u32) -> String {
+    format!("{}/{MANIFEST}", table_prefix(table, version))
+}
+
+/// `tables/<schema>.<table>/v<version>/_published.schema.parquet`: no rows, all columns.
+pub fn reference_path(table: &TableName, version: u32) -> String {
+    format!("{}/{REFERENCE}", table_prefix(table, version))
+}
+
+/// Whether a path is one that [`manifest_path`] made.
+pub fn is_manifest(path: &str) -> bool {
+    path.starts_with(TABLES) && path.rsplit_once('/').is_some_and(|(_, name)| name == MANIFEST)
+}
+
+/// Whether a path below [`TABLES`] is a data file's: in the folder of a day, with a name that does not begin with `_`.
+pub fn is_data(path: &str) -> bool {
+    path.starts_with(TABLES) && day_of(path).is_some_and(|_| path.rsplit_once('/').is_some_and(|(_, name)| !name.starts_with('_')))
+}
+
 /// What a data file's name says. `lsn` and `seq` are those at opening, for people; epoch and part make it unique.
 #[derive(Debug, Clone, Copy)]
 pub struct DataPath {
@@ -135,6 +161,20 @@ mod tests {
             assert!(commit_number(other).is_none() && epoch_of(other).is_none() && !is_compacted(other), "{other}");
             assert!(rowless_checksum(other).is_none(), "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_published_of_a_version_is_no_data_of_it() {
+        let table = TableName::new("public", "donaciones");
+        let (manifest, reference) = (manifest_path(&table, 2), reference_path(&table, 2));
+        assert_eq!(manifest, "tables/public.donaciones/v2/_published.manifest");
+        assert_eq!(reference, "tables/public.donaciones/v2/_published.schema.parquet");
+        assert!(is_manifest(&manifest) && !is_manifest(&reference));
+        for other in [&manifest, &reference, "tables/a.b/v1/dt=2026-11-24/_x.parquet", "tables/a.b/v1/_schema-1.json", "commits/dt=1/x"] {
+            assert!(!is_data(other) && epoch_of(other).is_none() && !is_compacted(other) && rowless_checksum(other).is_none(), "{other}");
+        }
+        let streamed = DataPath { lsn: Lsn(9), seq: CommitSeq(5), epoch: Epoch(7), part: 12 }.path(&table, 2, "2026-11-24");
+        assert!(is_data(&streamed) && is_data(&rowless_path(&table, 2, "2026-11-24", 1, 2)) && !is_manifest(&streamed));
     }
 
     #[test]

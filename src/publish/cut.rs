@@ -5,10 +5,11 @@
 
 use crate::batch::options;
 use crate::error::{Error, Result};
-use crate::lake::{Cut, CutTable, FORMAT, LiveFile, Watermark, day_of, manifest_path};
+use crate::lake::{Cut, CutTable, FORMAT, LiveFile, Watermark, day_of, manifest_path, reference_path};
 use crate::lsn::Lsn;
 use crate::schema::version::TableSchema;
 use crate::store::Store;
+use crate::table_name::TableName;
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -21,8 +22,15 @@ const FORMER_MAX: usize = 14;
 /// zstd level of a file without rows: any.
 const ZSTD: i32 = 1;
 
-/// The cut at `watermark`; equal to `former` if nothing moved.
-pub(super) fn cut(store: &dyn Store, watermark: &Watermark, through: Lsn, live: &[LiveFile], former: Option<&Cut>) -> Result<Cut> {
+/// The cut at `watermark`; equal to `former` if nothing moved. `fingerprints`: of the columns of every table's current version.
+pub(super) fn cut(
+    store: &dyn Store,
+    watermark: &Watermark,
+    through: Lsn,
+    live: &[LiveFile],
+    fingerprints: &BTreeMap<TableName, String>,
+    former: Option<&Cut>,
+) -> Result<Cut> {
     let commit = watermark.commit.clone().ok_or_else(|| Error::bug("a cut without a commit"))?;
     let mut positions: Vec<Lsn> = former.map(|cut| cut.former.clone()).unwrap_or_default();
     if let Some(former) = former.filter(|former| former.through != through) {
@@ -48,6 +56,8 @@ pub(super) fn cut(store: &dyn Store, watermark: &Watermark, through: Lsn, live: 
                 snapshot: mark.snapshot,
                 snapshot_dt: first_day(mark.snapshot),
                 manifest: store.uri(&manifest_path(name, version)),
+                schema: store.uri(&reference_path(name, version)),
+                columns_fingerprint: fingerprints.get(name).cloned().ok_or_else(|| Error::bug("a table without its columns"))?,
                 from_dt: positions.iter().map(|position| (*position, first_day(Some(*position)))).collect(),
             },
         );

@@ -1,18 +1,21 @@
 //! `huella publish`: one cut of all tables at one watermark, for BigQuery.
 //!
-//! Owns: the order of writing, what is left as it is. Does not own: the contents (`cut`).
+//! Owns: the order of writing, what is left as it is. Does not own: the contents (`cut`), the columns' names for their types (`columns`).
 //! Invariants: a manifest names only files that are there, at least one, and keeps them there (`compact` deletes nothing that one names); manifests
 //! are written before the cut and never go back behind it: every write is conditional on what stood there before the
 //! lake was looked at, so of two publications at once one gives way; an unchanged lake writes nothing.
 
+mod columns;
 mod cut;
 mod rowless;
+
+pub use columns::{bigquery_types, columns_fingerprint};
 
 use crate::commit::{self, persist, put_changed};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{CUT, Cut, LiveFile, PUBLISHED, Watermark, manifest_path, reference_path};
+use crate::lake::{CUT, Cut, LiveFile, TABLES, Watermark, is_manifest, manifest_path, reference_path};
 use crate::store::{Generation, Store, StoreError};
 use crate::table_name::TableName;
 use bytes::Bytes;
@@ -41,8 +44,10 @@ pub async fn run(config: &Config) -> Result<()> {
     // What stands there, before the lake is looked at: see the head of this file.
     let former = current(store).await?;
     let mut there: BTreeMap<String, Generation> = BTreeMap::new();
-    for meta in persist("list what is published", || store.list(PUBLISHED)).await? {
-        there.insert(meta.path, meta.generation);
+    for meta in persist("list what is published", || store.list(TABLES)).await? {
+        if is_manifest(&meta.path) {
+            there.insert(meta.path, meta.generation);
+        }
     }
     let watermark = crate::files::begun(store).await?;
     let (Some(through), Some(_)) = (watermark.through, &watermark.commit) else {
@@ -55,9 +60,11 @@ pub async fn run(config: &Config) -> Result<()> {
     }
     let live = commit::live(store, &watermark, true).await?;
     let mut written = 0;
-    for table in tables(&watermark) {
-        let schema = commit::schema(store, table.0, table.1).await?;
-        written += u64::from(put_changed(store, &reference_path(table.0, table.1), cut::reference(&schema)?).await?);
+    let mut fingerprints = BTreeMap::new();
+    for (table, version) in tables(&watermark) {
+        let schema = commit::schema(store, table, version).await?;
+        fingerprints.insert(table.clone(), columns_fingerprint(&schema));
+        written += u64::from(put_changed(store, &reference_path(table, version), cut::reference(&schema)?).await?);
         failpoint::hit("publish.after_schema");
     }
     let mut manifests = manifests(store, &watermark, &live, &there);
@@ -70,7 +77,7 @@ pub async fn run(config: &Config) -> Result<()> {
         written += u64::from(put(store, &path, text.into(), there.get(&path).copied()).await?);
         failpoint::hit("publish.after_manifest");
     }
-    let next = cut::cut(store, &watermark, through, &live, former.as_ref().map(|(cut, _)| cut))?;
+    let next = cut::cut(store, &watermark, through, &live, &fingerprints, former.as_ref().map(|(cut, _)| cut))?;
     if former.as_ref().is_none_or(|(former, _)| *former != next) {
         written += u64::from(put(store, CUT, next.to_body(), former.map(|(_, generation)| generation)).await?);
         failpoint::hit("publish.after_cut");
@@ -94,7 +101,7 @@ fn manifests(
     there: &BTreeMap<String, Generation>,
 ) -> BTreeMap<String, String> {
     let mut wanted: BTreeSet<String> = tables(watermark).map(|(table, version)| manifest_path(table, version)).collect();
-    wanted.extend(there.keys().filter(|path| path.ends_with(".manifest")).cloned());
+    wanted.extend(there.keys().cloned());
     let mut lines: BTreeMap<String, String> = wanted.into_iter().map(|path| (path, String::new())).collect();
     for live in live {
         if let Some(text) = lines.get_mut(&manifest_path(&live.file.table, live.file.version)) {

@@ -169,7 +169,7 @@ class Chain:
         """A raw table is what its manifest lists at that moment: orphans in its folders are invisible, and dt comes from the path"""
         count = lambda: int(self.stack.query("SELECT COUNT(*) FROM `p.raw.donaciones`")[0][0])
         table, before = self.source.tables["donaciones"], count()
-        manifest = self.source.lake.root / "published" / table.source / "v1.manifest"
+        manifest = self.source.lake.root / table.folder / "_published.manifest"
         listed = manifest.read_text()
         orphan = table.row(self.source.clock, _op="DELETE", _commit_lsn=9, _seq=1, id_donacion=1)
         table.write([orphan])

@@ -1,4 +1,5 @@
-"""What the emulator lacks, added by a proxy in front of it: external tables, which become views, and ALTER TABLE with several actions.
+"""What the emulator lacks, added by a proxy in front of it: external tables, which become views, ALTER TABLE with several actions, and RENAME,
+after which the emulator's INFORMATION_SCHEMA would still have the old name.
 
 CREATE EXTERNAL TABLE over a manifest becomes a view over `read_parquet` of the manifest's files. As in BigQuery, what a query reads is
 what the manifest lists at that moment: before each query the proxy looks whether a manifest changed. Columns and types are those of the
@@ -22,6 +23,7 @@ DDL = re.compile(
 )
 OPTION = re.compile(r"(\w+)\s*=\s*(\[[^\]]*\]|'(?:[^'\\]|\\.)*')")
 # DuckDB takes one action in an ALTER, BigQuery takes many in one.
+RENAME = re.compile(r"ALTER\s+TABLE\s+`(?P<path>[^`]+\.)(?P<old>[^`.]+)`\s+RENAME\s+TO\s+`(?P<new>[^`.]+)`", re.I)
 ALTER = re.compile(r"ALTER\s+TABLE\s+(?P<name>`[^`]+`)\s+(?P<actions>ADD\s+COLUMN[^;]*);", re.I)
 TEXT = re.compile(r"'((?:[^'\\]|\\.)*)'")
 
@@ -67,6 +69,10 @@ class ExternalTable:
 
     def files(self):
         uris = []
+        for uri in [*self.manifests, self.reference]:
+            # "A common prefix for all source URIs": huella keeps to it for everything that BigQuery is told to open.
+            if not uri.startswith(self.prefix + "/"):
+                raise Refused(f"{uri} does not lie below the hive prefix {self.prefix}")
         for manifest in self.manifests:
             try:
                 text = open(self.path(manifest), encoding="utf-8").read()
@@ -192,6 +198,9 @@ class Proxy:
                         f"ALTER TABLE {match['name']} {action}; " for action in re.split(r",\s*(?=ADD\s+COLUMN)", match["actions"])
                     ),
                     query["query"],
+                )
+                query["query"] = RENAME.sub(
+                    r"CREATE TABLE `\g<path>\g<new>` AS SELECT * FROM `\g<path>\g<old>`; DROP TABLE `\g<path>\g<old>`", query["query"]
                 )
                 for name, table in self.tables.items():
                     if name in query["query"]:

@@ -1,5 +1,6 @@
 """A lake in huella's layout, written by the tests: data files, manifests, reference schemas, the published cut."""
 
+import hashlib
 import json
 import pathlib
 
@@ -29,6 +30,7 @@ METADATA = [
     ("_exceptions", pyarrow.string()),
 ]
 RAW = {"DATETIME": "TIMESTAMP", "JSON": "STRING"}
+LONG = 100 * 365 * 86400  # seconds: cuts of these lakes are of invented days, so that none is old unless a test says so
 
 
 class LakeTable:
@@ -60,13 +62,18 @@ class LakeTable:
             self.files.append((relative, day))
 
     def publish(self):
-        folder = self.lake.root / "published" / self.source
+        folder = self.lake.root / self.folder
         folder.mkdir(parents=True, exist_ok=True)
         schema = pyarrow.schema([(name, KINDS[kind]) for name, kind in self.columns.items()] + METADATA)
-        pyarrow.parquet.write_table(schema.empty_table(), folder / f"v{self.version}.schema.parquet")
-        manifest = folder / f"v{self.version}.manifest"
+        pyarrow.parquet.write_table(schema.empty_table(), folder / "_published.schema.parquet")
+        manifest = folder / "_published.manifest"
         manifest.with_suffix(".new").write_text("".join(f"{self.lake.url}/{relative}\n" for relative, _ in self.files))
         manifest.with_suffix(".new").replace(manifest)
+
+    def fingerprint(self):
+        """As huella makes it: tells one set of columns from another."""
+        lines = (f"{name} {RAW.get(kind, kind)} {kind}\n" for name, kind in self.columns.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
     def described(self):
         """The table's entry in huella_tables.json."""
@@ -76,10 +83,11 @@ class LakeTable:
             "name": self.name,
             "version": self.version,
             "mode": self.mode,
-            "manifest": f"{url}/published/{self.source}/v{self.version}.manifest",
-            "reference_schema": f"{url}/published/{self.source}/v{self.version}.schema.parquet",
+            "manifest": f"{url}/{self.folder}/_published.manifest",
+            "reference_schema": f"{url}/{self.folder}/_published.schema.parquet",
             "hive_prefix": f"{url}/{self.folder}/{{dt:DATE}}",
             "key": self.key,
+            "columns_fingerprint": self.fingerprint(),
             "columns": [
                 {"name": name, "source": name, "postgres": kind.lower(), "raw": RAW.get(kind, kind), "silver": kind}
                 for name, kind in self.columns.items()
@@ -104,6 +112,7 @@ class Lake:
             "raw_dataset": self.raw,
             "silver_dataset": self.silver,
             "lake": self.url,
+            "max_age_seconds": LONG,
             "tables": [table.described() for table in tables],
         }
 
