@@ -91,6 +91,9 @@ pub struct Run {
     /// Make a new slot and copy every table anew; the history in the lake is kept
     #[arg(long)]
     pub resnapshot: bool,
+    /// HUELLA_HASH_KEY was changed on purpose: tables that hash are copied into new versions with it
+    #[arg(long)]
+    pub rehash: bool,
 }
 
 /// `check`.
@@ -107,6 +110,9 @@ pub struct Snapshot {
     /// Tables [default: those in mode = "snapshot"]
     #[arg(value_name = "TABLE")]
     pub tables: Vec<TableName>,
+    /// HUELLA_HASH_KEY was changed on purpose: snapshot tables that hash begin new versions with it
+    #[arg(long)]
+    pub rehash: bool,
 }
 
 /// `status`.
@@ -212,11 +218,11 @@ mod tests {
     fn commands_take_their_options() {
         assert!(matches!(
             parsed("huella run --until-caught-up").unwrap().command,
-            Command::Run(Run { until_caught_up: true, resnapshot: false })
+            Command::Run(Run { until_caught_up: true, resnapshot: false, rehash: false })
         ));
         assert!(matches!(
             parsed("huella run --resnapshot").unwrap().command,
-            Command::Run(Run { until_caught_up: false, resnapshot: true })
+            Command::Run(Run { until_caught_up: false, resnapshot: true, rehash: false })
         ));
         assert!(matches!(parsed("huella check --json").unwrap().command, Command::Check(Check { json: true })));
         assert!(matches!(parsed("huella status --json").unwrap().command, Command::Status(Status { json: true })));

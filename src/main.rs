@@ -1,6 +1,6 @@
 //! Start, run, map the error to an exit code.
 
-use huella::cli::{self, Cli, Command, Dataform};
+use huella::cli::{self, Cli, Command, Dataform, Run, Snapshot};
 use huella::config::{self, Config};
 use huella::error::{Error, Kind, Result};
 use huella::observe::logs;
@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<()> {
     bound_allocator();
-    let config = Config::load(cli.config.as_deref(), config::environment()?)?;
+    let mut config = Config::load(cli.config.as_deref(), config::environment()?)?;
+    config.rehash = matches!(&cli.command, Command::Run(Run { rehash: true, .. }) | Command::Snapshot(Snapshot { rehash: true, .. }));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

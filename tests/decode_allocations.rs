@@ -90,6 +90,7 @@ fn a_copied_row_costs_no_allocation_of_its_own() {
         key: Vec::new(),
         excluded: Vec::new(),
         excluded_names: Default::default(),
+        hash_key: None,
     });
     let fetched: Vec<_> = kinds.iter().enumerate().map(|(index, (_, wire, _))| CopyColumn { index, wire: Some(*wire) }).collect();
     let at = Transaction { commit_lsn: Lsn(1), commit_time_us: 0, xid: None };

@@ -400,6 +400,7 @@ mod tests {
             key: Vec::new(),
             excluded: Vec::new(),
             excluded_names: Default::default(),
+            hash_key: None,
         })
     }
 

@@ -63,14 +63,8 @@ impl CopyBatch {
         let mut row_bytes = CONSTANT_ROW_BYTES;
         for fetched in columns {
             let column = table.columns.get(fetched.index).ok_or_else(|| Error::bug("a copied column that the schema lacks"))?;
-            let builder = if column.hashed {
-                let key = hash_key.ok_or_else(|| {
-                    Error::config(format!("{}: column {} is hashed and HUELLA_HASH_KEY is not set", table.table, column.source))
-                })?;
-                ColumnBuilder::hashed(key)
-            } else {
-                ColumnBuilder::new(&column.conversion)
-            };
+            let builder =
+                if column.hashed { ColumnBuilder::hashed(table.hasher(hash_key)?) } else { ColumnBuilder::new(&column.conversion) };
             row_bytes += width(column.lake_type);
             fields.push(Field::new(&column.name, column.lake_type.arrow(), true));
             built.push(Column { builder, wire: fetched.wire.unwrap_or(Wire::Text), name: column.name.clone() });
@@ -255,6 +249,7 @@ mod tests {
             key: vec![],
             excluded: Default::default(),
             excluded_names: Default::default(),
+            hash_key: None,
         };
         let wires = [Some(Wire::Int), Some(Wire::Date), None];
         let columns: Vec<_> = wires.into_iter().enumerate().map(|(index, wire)| CopyColumn { index, wire }).collect();

@@ -93,10 +93,7 @@ impl TableBatch {
             }
             row_bytes += width(column.lake_type);
             columns.push(Some(if column.hashed {
-                let key = hash_key.ok_or_else(|| {
-                    Error::config(format!("{}: column {} is hashed and HUELLA_HASH_KEY is not set", schema.table, column.source))
-                })?;
-                ColumnBuilder::hashed(key)
+                ColumnBuilder::hashed(schema.hasher(hash_key)?)
             } else {
                 ColumnBuilder::new(&column.conversion)
             }));

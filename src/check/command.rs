@@ -86,6 +86,7 @@ fn wanted(config: &Config) -> Wanted {
         exclude: table.exclude.clone(),
         exclude_at_source: table.exclude_at_source,
         hash: table.hash.clone(),
+        include: table.include.clone(),
     };
     Wanted {
         slot: config.source.slot.clone(),

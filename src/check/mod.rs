@@ -29,6 +29,7 @@ pub use report::Report;
 
 use crate::lake::ListMark;
 use crate::lsn::Lsn;
+use crate::schema::version::Privacy;
 use crate::table_name::TableName;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -156,11 +157,20 @@ pub struct WantedTable {
     pub exclude_at_source: bool,
     /// Columns that are hashed.
     pub hash: Vec<String>,
+    /// The only columns that are published, besides the key's.
+    pub include: Option<Vec<String>>,
+}
+
+impl WantedTable {
+    /// What it keeps from the lake.
+    fn privacy(&self) -> Privacy {
+        Privacy { exclude: self.exclude.clone(), hash: self.hash.clone(), include: self.include.clone(), ..Privacy::default() }
+    }
 }
 
 impl From<TableName> for WantedTable {
     fn from(name: TableName) -> Self {
-        Self { name, streamed: true, exclude: Vec::new(), exclude_at_source: false, hash: Vec::new() }
+        Self { name, streamed: true, exclude: Vec::new(), exclude_at_source: false, hash: Vec::new(), include: None }
     }
 }
 

@@ -80,17 +80,18 @@ pub(super) fn plan(facts: &Facts) -> Vec<TablePlan> {
 fn one(wanted: &WantedTable, table: &Table, facts: &Facts) -> TablePlan {
     let published = facts.publication.as_ref().filter(|_| wanted.streamed).and_then(|p| p.tables.get(&table.name));
     let listed = published.and_then(|p| p.columns.as_ref());
+    let privacy = wanted.privacy();
     let fate = |column: &Column| match () {
         () if column.generated => Fate::Generated,
         () if wanted.exclude.contains(&column.name) && wanted.exclude_at_source => Fate::ExcludedAtSource,
-        () if wanted.exclude.contains(&column.name) => Fate::Excluded,
+        () if privacy.keeps_out_of(table, column) => Fate::Excluded,
         () if listed.is_some_and(|listed| !listed.contains(&column.name)) => Fate::Unlisted,
         () if wanted.hash.contains(&column.name) => Fate::Hashed,
         () => Fate::Plain,
     };
     let mut kept = table.clone();
     kept.columns.retain(|column| matches!(fate(column), Fate::Plain | Fate::Hashed));
-    let schema = TableSchema::begin(&kept, 1, &Privacy { exclude: Vec::new(), hash: wanted.hash.clone() });
+    let schema = TableSchema::begin(&kept, 1, &Privacy { hash: wanted.hash.clone(), ..Privacy::default() });
     let column = |column: &Column| {
         let lake = schema.by_source(&column.name);
         let fit = lake.filter(|lake| !lake.hashed).map(|_| fit(&column.base));

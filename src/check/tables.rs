@@ -107,12 +107,17 @@ fn partition(table: &Table, facts: &Facts) -> Option<Finding> {
 
 /// Columns that the configuration names.
 fn columns_named(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
-    let there = |name: &&String| table.columns.iter().any(|column| column.name == **name);
     let mut findings = Vec::new();
-    let unknown: Vec<_> = wanted.exclude.iter().chain(&wanted.hash).filter(|name| !there(name)).collect();
-    if !unknown.is_empty() {
-        let text = format!("it has no column {}: nothing would be left out or hashed", names(unknown));
-        findings.push(Finding::problem("column-absent", &table.name, text).mend("correct exclude and hash in the configuration"));
+    let misfits = wanted.privacy().misfits(table);
+    if !misfits.is_empty() {
+        let text = format!("{}: `run` and `snapshot` refuse it, for what it was meant for may have another name", misfits.join("; "));
+        findings.push(Finding::problem("column-absent", &table.name, text).mend("correct exclude, hash and include in the configuration"));
+    }
+    let generated = |name: &&String| table.columns.iter().any(|column| column.generated && column.name == **name);
+    let generated: Vec<_> = wanted.include.iter().flatten().filter(generated).collect();
+    if !generated.is_empty() {
+        let text = format!("include names {}, which is generated and so is left out all the same", names(generated));
+        findings.push(Finding::warning("column-generated", &table.name, text).mend("take it out of include"));
     }
     let key: Vec<_> = wanted.exclude.iter().filter(|name| table.key.contains(name)).collect();
     if !key.is_empty() {
@@ -160,7 +165,8 @@ fn rights(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
                 .mend(format!("GRANT USAGE ON SCHEMA {} TO {grantee}", quote_ident(&table.name.schema))),
         );
     }
-    let needed = |name: &&String| !wanted.exclude.contains(name) && table.columns.iter().any(|c| c.name == **name && !c.generated);
+    let privacy = wanted.privacy();
+    let needed = |name: &&String| table.columns.iter().any(|c| c.name == **name && !c.generated && !privacy.keeps_out_of(table, c));
     let closed: Vec<_> = table.columns.iter().filter(|c| !c.selectable).map(|c| &c.name).filter(needed).collect();
     let grant = |name: &TableName| format!("GRANT SELECT ON {} TO {grantee}", name.sql());
     if !closed.is_empty() {
@@ -264,7 +270,12 @@ mod tests {
         one.exclude = vec!["id".into(), "nota".into()];
         facts.wanted = vec![one.clone()];
         let found = problems(judged(&facts));
-        assert!(found.len() == 2 && found[0].text.contains("no column nota") && found[1].text.contains("key is excluded: id"), "{found:?}");
+        assert!(
+            found.len() == 2
+                && found[0].text.contains("exclude names \"nota\", which is no column")
+                && found[1].text.contains("key is excluded: id"),
+            "{found:?}"
+        );
 
         (one.exclude, one.exclude_at_source) = (vec!["note".into()], true);
         facts.wanted = vec![one];

@@ -48,6 +48,8 @@ pub struct Config {
     pub dataform: Option<Dataform>,
     /// `HUELLA_HASH_KEY`, the key of hashed columns; there whenever a table hashes.
     pub hash_key: Option<Secret>,
+    /// `--rehash`: another hash key than before begins new versions. Of the command line alone: a setting would undo its own check.
+    pub rehash: bool,
 }
 
 /// `[source]`.
@@ -151,6 +153,8 @@ pub struct TableConfig {
     pub exclude_at_source: bool,
     /// Columns that are replaced by their HMAC-SHA-256.
     pub hash: Vec<String>,
+    /// The only columns that are published, besides the key's; `None`: all that are not excluded.
+    pub include: Option<Vec<String>>,
 }
 
 /// `[bigquery]`.
@@ -226,6 +230,7 @@ impl Config {
             bigquery: BigQuery::read(&mut reader),
             dataform: Dataform::read(&mut reader),
             hash_key,
+            rehash: false,
         };
         reader.finish()?;
         Ok(config)

@@ -1,7 +1,7 @@
 //! `[[table]]`: which tables are replicated, how, and what is kept from the lake.
 //!
 //! Owns: the rules of a block and between blocks. Does not own: whether tables and columns exist (`check`, `run`).
-//! Invariant: no column is both excluded and hashed; a hash needs its key.
+//! Invariant: no column is excluded and hashed, or excluded and included; a hash needs its key.
 
 use super::reader::Reader;
 use super::sections::{NAME_BYTES_MAX, is_name};
@@ -48,9 +48,13 @@ impl TableConfig {
             exclude: reader.texts(&key("exclude"), "columns' names", is_name),
             exclude_at_source: reader.flag(&key("exclude_at_source"), false),
             hash: reader.texts(&key("hash"), "columns' names", is_name),
+            include: reader.has(&key("include")).then(|| reader.texts(&key("include"), "columns' names", is_name)),
         };
         if let Some(both) = table.hash.iter().find(|column| table.exclude.contains(column)) {
             reader.refuse(&key("hash"), &format!("column {both:?} is also in exclude: choose one"));
+        }
+        if let Some(both) = table.include.iter().flatten().find(|column| table.exclude.contains(column)) {
+            reader.refuse(&key("include"), &format!("column {both:?} is also in exclude: choose one"));
         }
         if !table.hash.is_empty() && !has_hash_key {
             reader.refuse(&key("hash"), "needs a key: set HUELLA_HASH_KEY in the environment (`openssl rand -hex 32` makes one)");

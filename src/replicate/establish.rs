@@ -260,10 +260,13 @@ async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken:
         return Ok(TableSchema::begin(table, super::registry::next_version(writer.store.as_ref(), &table.name).await?, &hidden));
     };
     let newest = known.version.into_iter().chain(known.pending.iter().map(|p| p.version)).max().unwrap_or(0);
-    if !broken && newest > 0 {
-        let same = |schema: &TableSchema| schema.honours(&hidden, table) && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_));
+    if newest > 0 {
         match crate::commit::schema(writer.store.as_ref(), &table.name, newest).await {
-            Ok(schema) if same(&schema) => return Ok(schema),
+            // Positions of another table's columns say nothing of this one's names.
+            Ok(schema) if broken || schema.oid != table.oid => schema.guard_key(&hidden)?,
+            Ok(schema) if schema.honours(&hidden, table)? && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_)) => {
+                return Ok(schema);
+            }
             Err(error) if error.is_retry() => return Err(error),
             Ok(_) | Err(_) => {} // what cannot be read is not gone on with
         }

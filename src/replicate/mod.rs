@@ -21,4 +21,5 @@ mod wire;
 mod writer;
 
 pub use offer::snapshot;
+pub(crate) use source::privacy;
 pub use supervise::{Mode, run};

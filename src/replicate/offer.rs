@@ -206,7 +206,7 @@ impl Offer<'_> {
         let mark = watermark.tables.get(&table.name).filter(|m| m.mode == TableMode::Snapshot && m.snapshot.is_some());
         if let Some(version) = mark.and_then(|m| m.version) {
             let known = commit::schema(self.store.as_ref(), &table.name, version).await?;
-            if known.honours(&hidden, table) {
+            if known.honours(&hidden, table)? {
                 match known.fit_catalogue(table, &hidden) {
                     Fit::Same(_) => return Ok((known, false)),
                     Fit::Extends { schema, .. } => return Ok((*schema, true)),
@@ -238,6 +238,9 @@ impl Offer<'_> {
                 return Err(changes("has another definition than the lake, or is being copied"));
             };
             let schema = commit::schema(self.store.as_ref(), name, version).await?;
+            if !schema.honours(&privacy(self.config, name), table)? {
+                return Err(changes("has another exclude, hash or include in the configuration, or another hash key, than in the lake"));
+            }
             jobs.push(CopyJob::new(Arc::new(schema), table, filters.remove(&table.oid)));
             offered.insert(name.clone(), (Some(version), None));
         }

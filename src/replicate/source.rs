@@ -10,6 +10,7 @@ use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Leaf, ReplicaIdentity, Table, TableKind};
 use crate::postgres::publication::{self, Publication};
 use crate::postgres::{column_list, server};
+use crate::schema::HashKey;
 use crate::schema::version::Privacy;
 use crate::table_name::TableName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +37,10 @@ pub(crate) struct Unlisted {
 
 /// What the configuration keeps from the lake.
 pub(crate) fn privacy(config: &Config, table: &TableName) -> Privacy {
-    config.table(table).map(|t| Privacy { exclude: t.exclude.clone(), hash: t.hash.clone() }).unwrap_or_default()
+    let hash_key = config.hash_key.as_ref().map(|key| HashKey::new(key.expose().as_bytes()).mark());
+    let asked = config.table(table).map(|t| (t.exclude.clone(), t.hash.clone(), t.include.clone()));
+    let (exclude, hash, include) = asked.unwrap_or_default();
+    Privacy { exclude, hash, include, hash_key, rehash: config.rehash }
 }
 
 /// Column lists, which `exclude_at_source` needs, came with this version.
@@ -141,21 +145,30 @@ fn refuse_unfit(config: &Config, table: &Table) -> Result<()> {
 /// Refuses what the configuration or a policy would hide of it.
 fn refuse_hidden(config: &Config, table: &Table) -> Result<()> {
     let name = &table.name;
-    if let Some(hidden) = privacy(config, name).exclude.iter().find(|e| table.key.contains(e)) {
-        return Err(Error::config(format!("table {name}: column {hidden} belongs to the key and cannot be excluded; hash it instead")));
-    }
+    refuse_misfit(config, table)?;
     refuse_at_source(config, table)?;
-    for column in privacy(config, name).exclude.iter().chain(&privacy(config, name).hash) {
-        if !table.columns.iter().any(|c| c.name == *column) {
-            tracing::warn!(table = %name, column, "a configured column is not in the table");
-        }
-    }
     if table.row_security {
         return Err(Error::source_refused(format!(
             "row level security filters what this role reads of {name}: a copy would lack rows. Give the role BYPASSRLS"
         )));
     }
     Ok(())
+}
+
+/// Refuses names under `exclude`, `hash` or `include` that do not fit the table, whole as the catalog has it: what one of them meant to keep
+/// out has another name now, and would be published under it.
+fn refuse_misfit(config: &Config, table: &Table) -> Result<()> {
+    let (name, asked) = (&table.name, privacy(config, &table.name));
+    if let Some(hidden) = asked.exclude.iter().find(|e| table.key.contains(e)) {
+        return Err(Error::config(format!("table {name}: column {hidden} belongs to the key and cannot be excluded; hash it instead")));
+    }
+    match asked.misfits(table) {
+        misfits if misfits.is_empty() => Ok(()),
+        misfits => Err(Error::config(format!(
+            "table {name}: {}. What it was meant for may have another name now, so nothing more of the table is written: correct [[table]]",
+            misfits.join("; ")
+        ))),
+    }
 }
 
 /// A column list must cover what the server logs of old rows, else every UPDATE and DELETE fails at the source.
@@ -203,6 +216,8 @@ async fn reduce(client: &Client, config: &Config, publication: Option<Publicatio
     let (mut reduced, mut unlisted) = (BTreeMap::new(), BTreeMap::new());
     for mut table in tables {
         let Some(published) = publication.tables.get(&table.name) else { continue };
+        // Whatever is streamed or copied comes by here: at the start, with each look, and with each new shape in the stream.
+        refuse_misfit(config, &table)?;
         refuse_parts_of_their_own(&publication, &table)?;
         if let Some(columns) = &published.columns {
             if let Some(key) = table.key.iter().find(|key| !columns.contains(key)) {
@@ -211,7 +226,9 @@ async fn reduce(client: &Client, config: &Config, publication: Option<Publicatio
                     table.name
                 )));
             }
-            let left_out = column_list::unlisted(&table, published, &privacy(config, &table.name).exclude);
+            let asked = privacy(config, &table.name);
+            let out = table.columns.iter().filter(|c| asked.keeps_out_of(&table, c)).map(|c| c.name.clone());
+            let left_out = column_list::unlisted(&table, published, &out.collect::<Vec<_>>());
             if !left_out.is_empty() {
                 let member = column_list::widened(&table, published, &left_out);
                 let mend = publication::relist_sql(name, &member, published.row_filter.then_some("…as before…"));

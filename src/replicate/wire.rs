@@ -38,9 +38,12 @@ pub(crate) async fn table(client: &Client, relation: &Relation, now: &Table) -> 
     Ok(table)
 }
 
-/// Names of columns on the wire that neither the catalogue nor any version has.
+/// Names of columns on the wire that neither the catalogue nor any version has, or that a version has as hashed only.
 pub(crate) fn unknown(relation: &Relation, now: &Table, versions: &[Arc<TableSchema>]) -> Vec<String> {
-    let versioned = |name: &str| versions.iter().any(|v| v.columns.iter().any(|c| c.source == name));
+    let versioned = |name: &str| {
+        let mut columns = versions.iter().flat_map(|v| &v.columns).filter(|c| c.source == name).peekable();
+        columns.peek().is_some() && !columns.any(|c| c.hashed)
+    };
     let names = relation.columns.iter().filter(|c| !now.columns.iter().any(|there| there.name == c.name) && !versioned(&c.name));
     names.map(|c| c.name.clone()).collect()
 }

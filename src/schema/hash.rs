@@ -7,6 +7,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt;
 
+/// What a key's mark is made of. Its NUL is in no text of PostgreSQL, so that no cell has the mark for its hash.
+const MARKED: &[u8] = b"huella: mark of the hash key\0";
+
 /// The key of hashed columns.
 #[derive(Clone)]
 pub struct HashKey(Hmac<Sha256>);
@@ -15,6 +18,11 @@ impl HashKey {
     /// A key of any length; the configuration refuses short ones.
     pub fn new(key: &[u8]) -> Self {
         Self(Hmac::new_from_slice(key).expect("HMAC takes keys of every length"))
+    }
+
+    /// A text that tells this key from others and tells nothing of it: the HMAC of a fixed text.
+    pub fn mark(&self) -> String {
+        String::from_utf8_lossy(&self.hex(MARKED)).into_owned()
     }
 
     /// HMAC-SHA-256 of `value` in lower-case hex.
@@ -50,6 +58,13 @@ mod tests {
         assert_eq!(hex(&[0x0b; 20], b"Hi There"), case_1);
         assert_eq!(hex(b"Jefe", b"what do ya want for nothing?"), case_2);
         assert_eq!(hex(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First"), case_6);
+    }
+
+    #[test]
+    fn a_mark_is_the_keys_own() {
+        let mark = |key: &[u8]| HashKey::new(key).mark();
+        assert_eq!((mark(b"a"), mark(b"a").len()), (mark(b"a"), 64));
+        assert_ne!(mark(b"a"), mark(b"b"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod datetime;
 pub mod hash;
 pub mod names;
 pub mod numeric;
+pub mod privacy;
 pub mod text;
 pub mod types;
 pub mod version;

@@ -4,8 +4,11 @@
 //! within a version. Does not own: noticing a change, numbering versions (`replicate`). Invariants: a column's
 //! lake type never changes within a version; a column's name in the lake never changes; columns are only added at the end.
 
+use super::hash::HashKey;
 use super::names::LakeNames;
+pub use super::privacy::Privacy;
 use super::types::{Conversion, LakeType, PgType, conversion, precision_and_scale};
+use crate::error::{Error, Result};
 use crate::pgoutput::{Relation, ReplicaIdentity};
 use crate::postgres::catalogue::{Column, Table};
 use crate::table_name::TableName;
@@ -15,15 +18,6 @@ use std::collections::BTreeMap;
 
 /// The columns that every data file carries after the table's own.
 pub const METADATA: [&str; 8] = ["_op", "_commit_lsn", "_seq", "_commit_ts", "_xid", "_unchanged", "_old_key", "_exceptions"];
-
-/// Which columns must not reach the lake as they are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Privacy {
-    /// Source names of columns that are dropped in the decoder.
-    pub exclude: Vec<String>,
-    /// Source names of columns that are stored as HMAC-SHA-256.
-    pub hash: Vec<String>,
-}
 
 /// A column of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +65,9 @@ pub struct TableSchema {
     /// Their names when that was last seen, by `attnum`: whose name is another now was renamed, whoever bears the old one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub excluded_names: BTreeMap<i16, String>,
+    /// Mark of the key of its hashes (never the key); a version has one key from its first row to its last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_key: Option<String>,
 }
 
 /// How the columns of a tuple on the wire lie in a version.
@@ -115,10 +112,14 @@ impl TableSchema {
             key: Vec::new(),
             excluded: Vec::new(),
             excluded_names: BTreeMap::new(),
+            hash_key: None,
         };
-        live(table).filter(|c| privacy.exclude.contains(&c.name)).for_each(|column| schema.keep_out(column));
         for column in live(table) {
-            schema.push(column, privacy);
+            if privacy.keeps_out_of(table, column) {
+                schema.keep_out(column);
+            } else {
+                schema.push(column, privacy);
+            }
         }
         schema.key = table.key.iter().filter_map(|name| schema.by_source(name)).map(|c| c.name.clone()).collect();
         schema
@@ -132,10 +133,10 @@ impl TableSchema {
     }
 
     fn push(&mut self, column: &Column, privacy: &Privacy) {
-        if privacy.exclude.contains(&column.name) {
-            return;
-        }
         let hashed = privacy.hash.contains(&column.name);
+        if hashed {
+            self.hash_key = privacy.hash_key.clone();
+        }
         let pg = PgType {
             oid: column.base.oid,
             typmod: column.base.typmod,
@@ -163,28 +164,98 @@ impl TableSchema {
     }
 
     /// Whether it keeps from the lake what `privacy` says, and nothing else; if not, a new version is needed.
-    pub fn honours(&self, privacy: &Privacy, table: &Table) -> bool {
-        let let_in = |column: &Column| self.excluded.contains(&column.attnum) && !privacy.exclude.contains(&column.name);
+    ///
+    /// # Errors
+    /// As [`TableSchema::guard`]: no answer is safe then.
+    pub fn honours(&self, privacy: &Privacy, table: &Table) -> Result<bool> {
+        self.guard(privacy, table)?;
+        let let_in = |column: &Column| self.excluded.contains(&column.attnum) && !privacy.keeps_out_of(table, column);
         let as_asked = |c: &SchemaColumn| !self.reveals(c, privacy) && c.hashed == privacy.hash.contains(&c.source);
-        !live(table).any(let_in) && self.columns.iter().filter(|c| !c.dropped).all(as_asked)
+        Ok(!self.has_other_key(privacy) && !live(table).any(let_in) && self.columns.iter().filter(|c| !c.dropped).all(as_asked))
     }
 
-    /// A column that was kept out or hashed, and now has a name under which `privacy`, which still has the old one, does not know it.
-    pub fn renamed_private<'a>(&self, privacy: &Privacy, table: &'a Table) -> Option<&'a str> {
+    /// Refuses to go on from this version where private cells would come in under a new name, or hashes by a new key.
+    ///
+    /// # Errors
+    /// `Kind::Config`.
+    pub fn guard(&self, privacy: &Privacy, table: &Table) -> Result<()> {
+        if let Some(name) = self.renamed_private(privacy, table) {
+            return Err(Error::config(format!(
+                "table {}: column {name} was excluded or hashed under a name that the table no longer has; nothing of it is written under the new one. \
+                 Correct exclude or hash",
+                table.name
+            )));
+        }
+        self.guard_key(privacy)
+    }
+
+    /// The part of [`TableSchema::guard`] that concerns the key: refuses another one, unless that is what was asked for or nothing that the
+    /// version hashes is to be hashed any more.
+    ///
+    /// # Errors
+    /// `Kind::Config`.
+    pub fn guard_key(&self, privacy: &Privacy) -> Result<()> {
+        let still_hashed = self.columns.iter().any(|c| c.hashed && !c.dropped && privacy.hash.contains(&c.source));
+        if still_hashed && !privacy.rehash { self.require_key(privacy.hash_key.as_deref()) } else { Ok(()) }
+    }
+
+    /// Refuses another key (given by its mark) than the one that the version's hashes are made with.
+    ///
+    /// # Errors
+    /// `Kind::Config`.
+    fn require_key(&self, mark: Option<&str>) -> Result<()> {
+        if !self.hashes() || self.hash_key.as_deref() == mark {
+            return Ok(());
+        }
+        let what = if mark.is_none() { "is not set, and" } else { "is another than the one that" };
+        Err(Error::config(format!(
+            "HUELLA_HASH_KEY {what} version {} of {} was begun with: equal values would no longer have equal hashes. Set the former key; or, to \
+             change it, run `huella run --rehash` (snapshot tables: `huella snapshot --rehash`) once, which copies the tables that hash into new versions",
+            self.version, self.table
+        )))
+    }
+
+    /// The key of the version's hashes, if it is the one that it was begun with: whoever writes or compares hashes gets it here.
+    ///
+    /// # Errors
+    /// As [`TableSchema::require_key`].
+    pub fn hasher<'a>(&self, key: Option<&'a HashKey>) -> Result<&'a HashKey> {
+        self.require_key(key.map(HashKey::mark).as_deref())?;
+        key.ok_or_else(|| Error::config(format!("{}: a column is hashed, and HUELLA_HASH_KEY is not set", self.table)))
+    }
+
+    /// Whether a live column is hashed.
+    pub fn hashes(&self) -> bool {
+        self.columns.iter().any(|c| c.hashed && !c.dropped)
+    }
+
+    fn has_other_key(&self, privacy: &Privacy) -> bool {
+        self.hashes() && self.hash_key != privacy.hash_key
+    }
+
+    /// A column that was kept out or hashed, and now has a name under which `privacy`, which still has the old one, does not know it; or,
+    /// where `privacy` lists what is published, the name of a column that is.
+    fn renamed_private<'a>(&self, privacy: &Privacy, table: &'a Table) -> Option<&'a str> {
+        // Names that a column list at the source leaves out are not in `table`.
         let stale = privacy.exclude.iter().any(|name| column(table, name).is_none());
         let still_asked = |c: &Column| self.excluded_names.get(&c.attnum).is_some_and(|name| privacy.exclude.contains(name));
-        let was_out = |c: &Column| self.excluded.contains(&c.attnum) && (stale || still_asked(c));
+        let usurps = |c: &Column| privacy.include.is_some() && self.by_source(&c.name).is_some_and(|old| old.attnum != c.attnum);
+        let was_out = |c: &Column| {
+            let unknown = stale && !privacy.hash.contains(&c.name);
+            self.excluded.contains(&c.attnum) && (unknown || still_asked(c) || usurps(c))
+        };
         let was_hashed = |c: &Column| {
             let old = self.columns.iter().find(|old| old.hashed && !old.dropped && old.attnum == c.attnum);
-            old.is_some_and(|old| privacy.hash.contains(&old.source))
+            !privacy.hash.contains(&c.name) && old.is_some_and(|old| privacy.hash.contains(&old.source))
         };
-        let mut unknown = live(table).filter(|c| !privacy.exclude.contains(&c.name) && !privacy.hash.contains(&c.name));
-        unknown.find(|c| was_out(c) || was_hashed(c)).map(|c| c.name.as_str())
+        let mut let_in = live(table).filter(|c| !privacy.keeps_out_of(table, c));
+        let_in.find(|c| was_out(c) || was_hashed(c)).map(|c| c.name.as_str())
     }
 
     /// Whether cells of the column would show what `privacy` keeps from the lake.
     fn reveals(&self, column: &SchemaColumn, privacy: &Privacy) -> bool {
-        privacy.exclude.contains(&column.source) || (privacy.hash.contains(&column.source) && !column.hashed)
+        let in_key = self.key.contains(&column.name);
+        privacy.keeps_out(&column.source, in_key) || (privacy.hash.contains(&column.source) && !column.hashed)
     }
 
     /// The live column of that name at the source.
@@ -233,24 +304,32 @@ impl TableSchema {
         if oid != self.oid {
             return Fit::Breaks(format!("the table was dropped and created again (oid {} became {oid})", self.oid));
         }
+        if self.has_other_key(privacy) {
+            return Fit::Breaks("its hashes were made with another key".to_owned());
+        }
+        let in_key = |name: &str| match &key {
+            Some(key) => key.contains(&name),
+            None => self.by_source(name).is_some_and(|known| self.key.contains(&known.name)),
+        };
+        let out = |c: &WireColumn<'_>| privacy.keeps_out(c.name, in_key(c.name));
         let mut next = self.clone();
         let mut what = Vec::new();
         let mut copy = None;
-        let kept_out = wire.iter().filter(|c| privacy.exclude.iter().any(|e| e == c.name)).filter_map(|c| c.catalogue);
+        let kept_out = wire.iter().filter(|c| out(c)).filter_map(|c| c.catalogue);
         for column in kept_out.filter(|c| !self.excluded.contains(&c.attnum) && self.by_source(&c.name).is_none()) {
             next.keep_out(column);
             what.push(format!("column {} excluded", column.name));
         }
         // Renamed, and the configuration followed.
-        let kept_out = wire.iter().filter(|c| privacy.exclude.iter().any(|e| e == c.name)).filter_map(|c| c.catalogue);
+        let kept_out = wire.iter().filter(|c| out(c)).filter_map(|c| c.catalogue);
         let renamed = kept_out.filter(|c| self.excluded.contains(&c.attnum) && self.excluded_names.get(&c.attnum) != Some(&c.name));
         for column in renamed {
             next.keep_out(column);
             what.push(format!("column {} excluded", column.name));
         }
-        for column in wire.iter().filter(|c| !c.generated && !privacy.exclude.iter().any(|e| e == c.name)) {
+        for column in wire.iter().filter(|c| !c.generated && !out(c)) {
             let Some(index) = next.columns.iter().position(|c| !c.dropped && c.source == column.name) else {
-                if self.late(column).is_some() {
+                if self.late(column, privacy).is_some() {
                     continue;
                 }
                 match self.added(column, wire) {
@@ -321,8 +400,8 @@ impl TableSchema {
                 return Fit::Breaks(format!("the key changed: ({}) became ({})", list(&before), list(&now)));
             }
         }
-        let layout =
-            next.layout(wire.iter().map(|c| c.name), privacy, |name| wire.iter().find(|c| c.name == name).and_then(|c| next.late(c)));
+        let layout = next
+            .layout(wire.iter().map(|c| c.name), privacy, |name| wire.iter().find(|c| c.name == name).and_then(|c| next.late(c, privacy)));
         if next == *self { Fit::Same(layout) } else { Fit::Extends { schema: Box::new(next), layout, copy, what: what.join(", ") } }
     }
 
@@ -346,8 +425,9 @@ impl TableSchema {
     }
 
     /// A column that the catalogue showed as dropped already while the stream is still before that.
-    fn late(&self, column: &WireColumn<'_>) -> Option<usize> {
-        let known = |c: &SchemaColumn| c.dropped && c.source == column.name && c.type_oid == column.type_oid;
+    fn late(&self, column: &WireColumn<'_>, privacy: &Privacy) -> Option<usize> {
+        let fits = |c: &SchemaColumn| !c.hashed || self.hash_key == privacy.hash_key;
+        let known = |c: &SchemaColumn| c.dropped && c.source == column.name && c.type_oid == column.type_oid && fits(c);
         self.columns.iter().rposition(known).filter(|_| column.catalogue.is_none())
     }
 
@@ -390,8 +470,8 @@ impl TableSchema {
     ///
     /// # Errors
     /// If it is not one.
-    pub fn parse(path: &str, body: &[u8]) -> crate::error::Result<Self> {
-        serde_json::from_slice(body).map_err(|e| crate::error::Error::lake(format!("{path} cannot be read")).with_source(e))
+    pub fn parse(path: &str, body: &[u8]) -> Result<Self> {
+        serde_json::from_slice(body).map_err(|e| Error::lake(format!("{path} cannot be read")).with_source(e))
     }
 
     /// The document as it is stored, and as footers carry it.

@@ -108,8 +108,9 @@ async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, file
         report.note(format!("is another table at the source (oid {}) than in the lake (oid {})", source.table.oid, schema.oid));
         return Ok(());
     }
-    let excluded = |column: &str| source.config.table(name).is_some_and(|table| table.exclude.iter().any(|one| one == column));
-    let unseen = source.table.columns.iter().filter(|c| !c.generated && !excluded(&c.name) && schema.by_source(&c.name).is_none());
+    let hidden = crate::replicate::privacy(source.config, name);
+    let unseen = source.table.columns.iter().filter(|c| !c.generated && !hidden.keeps_out_of(source.table, c));
+    let unseen = unseen.filter(|c| schema.by_source(&c.name).is_none());
     unseen.for_each(|column| report.note(format!("column {} of the source is not in the lake", column.name)));
     let gone = schema.columns.iter().filter(|c| !c.dropped && !source.table.columns.iter().any(|there| there.name == c.source));
     let gone: Vec<&str> = gone.map(|column| column.source.as_str()).collect();
@@ -117,8 +118,8 @@ async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, file
         report.note(format!("columns that the lake has are not at the source, so nothing was compared: {}", gone.join(", ")));
         return Ok(());
     }
-    if source.hash.is_none() && schema.columns.iter().any(|column| column.hashed) {
-        return Err(Error::config(format!("{name}: columns are hashed, and HUELLA_HASH_KEY is not set")));
+    if schema.hashes() {
+        schema.hasher(source.hash)?;
     }
     let side = Side { store, client: source.client, table: source.table, filter: source.filter, schema: &schema, hash: source.hash };
     table::compare(&side, files, mark.snapshot, source.point, report).await

@@ -77,6 +77,7 @@ impl<'a> Synthetic<'a> {
             key: vec!["id".to_owned()],
             excluded: Vec::new(),
             excluded_names: Default::default(),
+            hash_key: None,
         };
         let path = root.join(schema_path(&table, 1));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -6,7 +6,7 @@
 use super::super::edit::store_schema;
 use super::super::source::privacy;
 use super::super::wire;
-use super::{Entry, Registry, anew, note, refuse_renamed};
+use super::{Entry, Registry, anew, note};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -71,7 +71,7 @@ impl Registry {
             relation.id = table.oid;
         }
         if let (Some(newest), Some(table)) = (entry.versions.last(), table) {
-            refuse_renamed(newest, &privacy, table)?;
+            newest.guard(&privacy, table)?;
         }
         let mut why = String::new();
         for index in (0..entry.versions.len()).rev() {
@@ -110,7 +110,8 @@ impl Registry {
             // The catalogue has gone on: these rows get a version of their own, of the shape they were sent in, which a copy of the
             // present shape supersedes. Nothing waits for a shape that never comes back.
             let then = wire::table(client, &relation, table).await?;
-            if !hidden.exclude.is_empty() || !hidden.hash.is_empty() {
+            let had = |v: &Arc<TableSchema>| !v.excluded.is_empty() || v.columns.iter().any(|c| c.hashed);
+            if hidden.is_asked() || entry.versions.iter().any(had) {
                 // A column that nobody knows any more may be a private one under a name of before: it stays out.
                 hidden.exclude.extend(wire::unknown(&relation, table, &entry.versions));
             }
