@@ -5,6 +5,7 @@
 
 /// Every failpoint of the protocol; the crash matrix goes through this list.
 pub const POINTS: &[&str] = &[
+    "swap.unanswered",
     "claim.before_cas",
     "claim.after_cas",
     "start.after_create",

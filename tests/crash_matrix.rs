@@ -78,6 +78,7 @@ const PIECES: (&str, &str) = ("HUELLA_BATCH_MAX_BYTES", "128KiB");
 
 /// Failpoints that `run` does not pass stand in the tests of their own commands.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("swap.unanswered", include_str!("lake_matrix.rs")),
     ("snapshot.after_proposal", CATALOGUES),
     ("snapshot.after_alone", CATALOGUES),
     ("snapshot.between_ranges", include_str!("copy.rs")),

@@ -3,14 +3,14 @@
 //! Owns: create-only first watermark, `epoch + 1` by compare-and-swap. Does not own: the slot, which is held
 //! first (`replicate`). Invariant: two claims never get the same epoch.
 
-use super::held::Held;
-use super::persist;
-use super::standing::load;
+use super::held::{Held, gone};
+use super::standing::{load, parse};
+use super::swap::{Swapped, swap};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{WATERMARK, Watermark};
 use crate::lsn::Epoch;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use std::sync::Arc;
 
 /// A name for this writer: host, pid and a random part, so that a writer recognises its own watermark.
@@ -30,18 +30,12 @@ pub fn random() -> u64 {
 
 /// Creates the lake's first watermark; `None` if another first start was quicker.
 pub async fn create(store: Arc<dyn Store>, watermark: Watermark) -> Result<Option<Held>> {
-    let body = watermark.to_body();
-    match persist("create the watermark", || store.put_new(WATERMARK, body.clone())).await {
-        Ok(generation) => {
+    match swap(store.as_ref(), WATERMARK, None, watermark.to_body()).await? {
+        Swapped::Landed(generation) => {
             failpoint::hit("start.after_create");
             Ok(Some(Held::new(store, watermark, generation)))
         }
-        Err(StoreError::Precondition { .. }) => match load(store.as_ref()).await? {
-            // Our own creation, whose reply was lost.
-            Some((found, generation)) if found == watermark => Ok(Some(Held::new(store, found, generation))),
-            _ => Ok(None),
-        },
-        Err(error) => Err(error.into()),
+        Swapped::Moved(_) | Swapped::Gone => Ok(None),
     }
 }
 
@@ -53,38 +47,30 @@ pub async fn claim(
     admit: impl Fn(&Watermark) -> Result<()>,
     edit: impl Fn(&mut Watermark),
 ) -> Result<Held> {
-    let mut pauses = backon::BackoffBuilder::build(super::back_off());
-    let mut tried: Option<Watermark> = None;
+    let (mut found, mut generation) = load(store.as_ref()).await?.ok_or_else(gone)?;
     loop {
-        let Some((found, generation)) = load(store.as_ref()).await? else {
-            return Err(Error::lake("watermark.json is gone: restore it, or begin a new lake with another lake.url"));
-        };
-        if let Some(tried) = &tried {
-            // Ambiguous: only what stands there now counts. A late landing of this attempt makes the next one fail, and is found then.
-            if found == *tried {
-                return Ok(Held::new(store, found, generation));
-            }
-            if found.epoch >= tried.epoch {
-                return Err(Error::retry(format!(
-                    "writer {} took the lake over with epoch {} while this one was about to: the slot is its own now",
-                    found.writer, found.epoch.0
-                )));
-            }
-            tokio::time::sleep(pauses.next().unwrap_or(super::RETRY_LONGEST)).await;
-        }
         admit(&found)?;
         let mut next = found;
         next.epoch = Epoch(next.epoch.0 + 1);
         next.writer = writer.to_owned();
         edit(&mut next);
         failpoint::hit("claim.before_cas");
-        match store.replace_if(WATERMARK, next.to_body(), generation).await {
-            Ok(generation) => {
+        match swap(store.as_ref(), WATERMARK, Some(generation), next.to_body()).await? {
+            Swapped::Landed(generation) => {
                 failpoint::hit("claim.after_cas");
                 return Ok(Held::new(store, next, generation));
             }
-            Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
-            Err(StoreError::Precondition { .. } | StoreError::Trouble { .. }) => tried = Some(next),
+            // A claim of ours that landed and was built upon has a successor's epoch on top: the slot is his then as well.
+            Swapped::Moved(object) => {
+                (found, generation) = (parse(&object.body)?, object.generation);
+                if found.epoch >= next.epoch {
+                    return Err(Error::retry(format!(
+                        "writer {} took the lake over with epoch {} while this one was about to: the slot is its own now",
+                        found.writer, found.epoch.0
+                    )));
+                }
+            }
+            Swapped::Gone => return Err(gone()),
         }
     }
 }

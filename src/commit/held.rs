@@ -3,14 +3,14 @@
 //! Owns: the order manifest → watermark, the reading back. Invariant: after any error the visible lake is
 //! either as before or as asked, and `Held` knows which, or the error says that it is over.
 
-use super::persist;
 use super::standing::load;
+use super::swap::{Swapped, swap};
 use super::upload::{FileNamer, data_is_there, put_document};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{DataFile, FORMAT, Manifest, SnapshotMark, WATERMARK, Watermark, commit_path, rfc3339};
 use crate::lsn::Lsn;
-use crate::store::{Generation, Store, StoreError};
+use crate::store::{Generation, Store};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -125,34 +125,22 @@ impl Held {
         Ok(())
     }
 
-    /// Replaces the watermark and reads back whatever did not succeed plainly.
+    /// Replaces the watermark.
     async fn replace(&mut self, next: Watermark) -> Result<()> {
-        let body = next.to_body();
-        let mut pauses = backon::BackoffBuilder::build(super::back_off());
-        loop {
-            let answer = self.store.replace_if(WATERMARK, body.clone(), self.generation).await;
-            self.written = Some(Instant::now());
-            match answer {
-                Ok(generation) => {
-                    self.generation = generation;
-                    self.watermark = next;
-                    return Ok(());
-                }
-                Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
-                Err(error) => tracing::warn!(error = %error, "replacing the watermark failed or its reply was lost, reading it back"),
-            }
-            let object = persist("read the watermark back", || self.store.get(WATERMARK)).await?.ok_or_else(gone)?;
-            if object.body == body {
-                self.generation = object.generation;
+        let swapped = swap(self.store.as_ref(), WATERMARK, Some(self.generation), next.to_body()).await?;
+        self.written = Some(Instant::now());
+        match swapped {
+            Swapped::Landed(generation) => {
+                self.generation = generation;
                 self.watermark = next;
-                return Ok(());
+                Ok(())
             }
-            if object.generation != self.generation {
+            Swapped::Moved(object) => {
                 let found = Watermark::parse(&object.body)
                     .map_err(|e| Error::lake("the watermark was overwritten by something else").with_source(e))?;
-                return Err(self.not_ours(&found));
+                Err(self.not_ours(&found))
             }
-            tokio::time::sleep(pauses.next().unwrap_or(super::RETRY_LONGEST)).await;
+            Swapped::Gone => Err(gone()),
         }
     }
 
@@ -168,6 +156,6 @@ impl Held {
     }
 }
 
-fn gone() -> Error {
+pub(super) fn gone() -> Error {
     Error::lake("watermark.json is gone: restore it, or begin a new lake with another lake.url")
 }

@@ -9,12 +9,14 @@ mod chain;
 mod claim;
 mod held;
 mod standing;
+mod swap;
 mod upload;
 
 pub use chain::{chain_since, compaction, live, schema};
 pub use claim::{claim, create, random, writer_id};
 pub use held::{Change, Held};
 pub use standing::load;
+pub use swap::{Swapped, swap};
 pub use upload::{FileNamer, GrowingObject, put_changed, put_data, put_document, put_or_replace};
 
 use crate::store::StoreError;

@@ -10,9 +10,14 @@ use crate::store::{Generation, Store};
 /// Reads the watermark; `None` if the lake has none.
 pub async fn load(store: &dyn Store) -> Result<Option<(Watermark, Generation)>> {
     match persist("read the watermark", || store.get(WATERMARK)).await? {
-        Some(object) => Ok(Some((Watermark::parse(&object.body).map_err(unreadable)?, object.generation))),
+        Some(object) => Ok(Some((parse(&object.body)?, object.generation))),
         None => Ok(None),
     }
+}
+
+/// The watermark in an object.
+pub(super) fn parse(body: &[u8]) -> Result<Watermark> {
+    Watermark::parse(body).map_err(unreadable)
 }
 
 fn unreadable(error: crate::lake::Unreadable) -> Error {

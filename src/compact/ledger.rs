@@ -1,14 +1,16 @@
 //! The record of compaction: which files took the place of which, by checkpoints of the list of live files.
 //!
 //! Owns: writing a checkpoint (create-only), making it count (compare-and-swap of the record), reading back. Does not own: what is
-//! replaced. Invariants: a replacement counts whole or not at all, and only while all that it replaces is live; a checkpoint is
-//! exact at its commit; the record names every checkpoint that a reader may still be at.
+//! replaced, deletion: of data files that alone is the sweep's. Invariants: a replacement counts whole or not at all, only while all that
+//! it replaces is live, and only while its files are younger than `grace`; a checkpoint is exact at its commit; the record names every
+//! checkpoint that a reader may still be at.
 
-use crate::commit::{self, persist, put_document, random};
+use super::stopwatch::Stopwatch;
+use crate::commit::{self, Swapped, put_document, random, swap};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{COMPACTION, Checkpoint, CheckpointMark, Compaction, FORMAT, LiveFile, Watermark, checkpoint_path, rfc3339};
-use crate::store::{Generation, Store, StoreError};
+use crate::store::{Generation, Store};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,29 @@ pub(super) struct Replacement {
     pub(super) old: HashSet<String>,
     /// What takes its place, durable.
     pub(super) new: Vec<LiveFile>,
+}
+
+/// What a list of live files says of a replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// All that it replaces is live: it can be done.
+    Open,
+    /// It is done: the reply to a write of ours was lost, and others have built on it since.
+    Done,
+    /// Another process replaced the same files. Ours may have counted for a while before that, and readers may be at them.
+    Late,
+}
+
+impl Replacement {
+    fn fate(&self, live: &HashSet<&str>) -> Fate {
+        if self.old.iter().all(|path| live.contains(path.as_str())) {
+            Fate::Open
+        } else if self.new.iter().all(|new| live.contains(new.file.path.as_str())) {
+            Fate::Done
+        } else {
+            Fate::Late
+        }
+    }
 }
 
 /// The record as this process knows it.
@@ -45,16 +70,24 @@ impl Ledger {
         Ok(Self { store, grace, written: None, live, watermark, record: None })
     }
 
-    /// Makes replacements count, and brings the checkpoint up to the watermark. Returns how many replacements were void, because
-    /// another process replaced the same files first; their new files are deleted.
-    pub(super) async fn commit(&mut self, mut replacements: Vec<Replacement>) -> Result<usize> {
-        let mut void = Vec::new();
+    /// Makes replacements count, and brings the checkpoint up to the watermark. `since`: before the first of their files was made.
+    /// Returns how many came too late, because another process replaced the same files first. Their files are left to the sweep: they
+    /// may have been live in between.
+    pub(super) async fn commit(&mut self, mut replacements: Vec<Replacement>, since: Stopwatch) -> Result<usize> {
+        let mut late = 0;
         loop {
             let found = commit::compaction(self.store.as_ref()).await?;
             self.watermark = crate::files::begun(self.store.as_ref()).await?;
             self.live = commit::live(self.store.as_ref(), &self.watermark, true).await?;
-            let (live, late) = replaced(&self.live, &mut replacements);
-            void.extend(late);
+            // Only after the record was read: a sweep moves it before it deletes, so whoever finds it unmoved has been in time.
+            if !replacements.is_empty() && since.elapsed() >= self.grace {
+                return Err(Error::retry(
+                    "compacting took longer than compact.grace, so its files may be swept meanwhile: start again, or raise it",
+                ));
+            }
+            let there: HashSet<&str> = self.live.iter().map(|live| live.file.path.as_str()).collect();
+            late += replacements.iter().filter(|replacement| replacement.fate(&there) == Fate::Late).count();
+            replacements.retain(|replacement| replacement.fate(&there) == Fate::Open);
             let Some(commit) = self.watermark.commit.clone() else { break };
             let (record, generation) = found.map_or((None, None), |(record, generation)| (Some(record), Some(generation)));
             let stands = record.as_ref().and_then(|record| record.checkpoints.first()).is_some_and(|mark| mark.commit == commit);
@@ -64,7 +97,8 @@ impl Ledger {
             }
             let time = rfc3339(chrono::Utc::now().timestamp_micros());
             let number = record.as_ref().map_or(0, |record| record.number) + 1;
-            let checkpoint = Checkpoint { format: FORMAT, seq: self.watermark.seq, commit: commit.clone(), files: live };
+            let checkpoint =
+                Checkpoint { format: FORMAT, seq: self.watermark.seq, commit: commit.clone(), files: replaced(&self.live, &replacements) };
             let path = checkpoint_path(checkpoint.seq, number, random());
             put_document(self.store.as_ref(), &path, checkpoint.to_body()).await?;
             failpoint::hit("compact.after_checkpoint");
@@ -81,20 +115,17 @@ impl Ledger {
                 break;
             }
         }
-        // The record has moved on without them: nothing can name their files any more.
-        for path in void.iter().flat_map(|late: &Replacement| &late.new).map(|live| &live.file.path) {
-            persist("delete a file that came too late", || self.store.delete(path)).await?;
-        }
-        Ok(void.len())
+        Ok(late)
     }
 
-    /// Takes checkpoints out of the record that were superseded `grace` ago or earlier.
-    pub(super) async fn lapse(&mut self, now: chrono::DateTime<chrono::Utc>) -> Result<()> {
+    /// Takes checkpoints out of the record that were superseded `grace` ago or earlier. `moves`: it is written again in any case, so that
+    /// who looked at it before and stood still since must look again.
+    pub(super) async fn lapse(&mut self, now: chrono::DateTime<chrono::Utc>, moves: bool) -> Result<()> {
         loop {
             let Some((mut record, generation)) = commit::compaction(self.store.as_ref()).await? else { return Ok(()) };
             let before = record.checkpoints.len();
             record.checkpoints.retain(|mark| !mark.superseded.as_deref().is_some_and(|since| is_older(since, self.grace, now)));
-            if record.checkpoints.len() < before {
+            if record.checkpoints.len() < before || moves {
                 record.number += 1;
                 if !self.write(&record, Some(generation)).await? {
                     continue;
@@ -105,44 +136,28 @@ impl Ledger {
         }
     }
 
-    /// Replaces the record of `generation`; `false` if it has moved on meanwhile.
+    /// Replaces the record of `generation`; `false` if another stands, which may or may not rest on this one.
     async fn write(&mut self, next: &Compaction, generation: Option<Generation>) -> Result<bool> {
-        let body = next.to_body();
-        loop {
-            if let Some(at) = self.written {
-                tokio::time::sleep_until(at + self.store.min_replace_interval()).await;
-            }
-            let answer = match generation {
-                None => self.store.put_new(COMPACTION, body.clone()).await,
-                Some(generation) => self.store.replace_if(COMPACTION, body.clone(), generation).await,
-            };
-            self.written = Some(Instant::now());
-            match answer {
-                Ok(_) => return Ok(true),
-                Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
-                Err(error) => tracing::debug!(error = %error, "the record of compaction was not written plainly, reading it back"),
-            }
-            let found = persist("read the record of compaction back", || self.store.get(COMPACTION)).await?;
-            match found {
-                Some(object) if object.body == body => return Ok(true),
-                Some(object) if Some(object.generation) == generation => {}
-                None if generation.is_none() => {}
-                Some(_) => return Ok(false),
-                None => return Err(Error::lake(format!("{COMPACTION} is gone: restore it, compacted files are named nowhere else"))),
-            }
+        if let Some(at) = self.written {
+            tokio::time::sleep_until(at + self.store.min_replace_interval()).await;
+        }
+        let swapped = swap(self.store.as_ref(), COMPACTION, generation, next.to_body()).await?;
+        self.written = Some(Instant::now());
+        match swapped {
+            Swapped::Landed(_) => Ok(true),
+            Swapped::Moved(_) => Ok(false),
+            Swapped::Gone => Err(Error::lake(format!("{COMPACTION} is gone: restore it, compacted files are named nowhere else"))),
         }
     }
 }
 
-/// The list with the replacements done, and those that cannot be done, taken out.
-fn replaced(live: &[LiveFile], replacements: &mut Vec<Replacement>) -> (Vec<LiveFile>, Vec<Replacement>) {
-    let there: HashSet<&str> = live.iter().map(|live| live.file.path.as_str()).collect();
-    let late: Vec<Replacement> = replacements.extract_if(.., |r| !r.old.iter().all(|path| there.contains(path.as_str()))).collect();
+/// The list with the replacements done.
+fn replaced(live: &[LiveFile], replacements: &[Replacement]) -> Vec<LiveFile> {
     let gone: HashSet<&String> = replacements.iter().flat_map(|r| &r.old).collect();
     let mut files: Vec<LiveFile> = live.iter().filter(|live| !gone.contains(&live.file.path)).cloned().collect();
     files.extend(replacements.iter().flat_map(|r| r.new.iter().cloned()));
     files.sort_by_key(|live| live.seq); // stable
-    (files, late)
+    files
 }
 
 /// Whether an RFC 3339 time lies `age` or more before `now`. A time that cannot be read is not old: nothing is deleted for it.

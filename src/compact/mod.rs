@@ -11,6 +11,7 @@ mod keys;
 mod ledger;
 mod plan;
 mod rewrite;
+mod stopwatch;
 mod sweep;
 
 use crate::commit;
@@ -25,7 +26,8 @@ use ledger::{Ledger, Replacement};
 use rewrite::{Work, rewrite};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use stopwatch::Stopwatch;
 
 /// Replacements are made to count this often: each writes the list of all live files.
 const COMMIT_EVERY: Duration = Duration::from_secs(60);
@@ -43,7 +45,7 @@ pub async fn run(config: &Config, before: Option<NaiveDate>) -> Result<()> {
     let store = crate::store::open(&config.lake.url).await?;
     let mut ledger = Ledger::open(Arc::clone(&store), config.compact.grace).await?;
     // First the list as it is: from here on every file that is replaced stands in a checkpoint before.
-    ledger.commit(Vec::new()).await?;
+    ledger.commit(Vec::new(), Stopwatch::start()).await?;
     let sum = |live: &[LiveFile]| (live.len() as u64, live.iter().map(|live| live.file.bytes).sum::<u64>());
     let (files_before, bytes_before) = sum(&ledger.live);
     let mut job = Job {
@@ -51,9 +53,8 @@ pub async fn run(config: &Config, before: Option<NaiveDate>) -> Result<()> {
         schemas: HashMap::new(),
         part: 0,
         done: Vec::new(),
-        begun: Instant::now(),
-        grace: config.compact.grace,
-        void: 0,
+        begun: Stopwatch::start(),
+        late: 0,
     };
     job.compact(&mut ledger, &before.to_string()).await?;
     let mut dropped = 0;
@@ -68,7 +69,7 @@ pub async fn run(config: &Config, before: Option<NaiveDate>) -> Result<()> {
         files_after,
         bytes_after,
         rows_folded = dropped,
-        replaced_by_others = job.void,
+        replaced_by_others = job.late,
         files_deleted = swept.files,
         bytes_deleted = swept.bytes,
         manifests_deleted = swept.manifests,
@@ -86,10 +87,9 @@ struct Job {
     /// Replacements that do not count yet.
     done: Vec<Replacement>,
     /// Since when.
-    begun: Instant,
-    grace: Duration,
+    begun: Stopwatch,
     /// Replacements that another process was quicker with.
-    void: usize,
+    late: usize,
 }
 
 impl Job {
@@ -158,17 +158,10 @@ impl Job {
     /// Makes what is done count.
     async fn settle(&mut self, ledger: &mut Ledger) -> Result<()> {
         let done = std::mem::take(&mut self.done);
-        let begun = std::mem::replace(&mut self.begun, Instant::now());
-        if done.is_empty() {
-            return Ok(());
+        let begun = std::mem::replace(&mut self.begun, Stopwatch::start());
+        if !done.is_empty() {
+            self.late += ledger.commit(done, begun).await?;
         }
-        // New files older than this could be swept by another process before they are named.
-        if begun.elapsed() >= self.grace {
-            return Err(Error::retry(
-                "compacting took longer than compact.grace, so its files may be swept meanwhile: start again, or raise it",
-            ));
-        }
-        self.void += ledger.commit(done).await?;
         Ok(())
     }
 

@@ -10,15 +10,16 @@
 //! what is older than `grace` and of nobody who may still commit it.
 
 use super::ledger::{Ledger, is_older};
-use crate::commit::persist;
+use super::stopwatch::Stopwatch;
+use crate::commit::{Swapped, persist, swap};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{
-    CHECKPOINTS, COMPACTION, Checkpoint, FORMAT, SWEEP, Sweep, TABLES, commit_number, epoch_of, is_compacted, is_data, is_manifest,
-    rfc3339, rowless_checksum,
+    CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, FORMAT, SWEEP, Sweep, TABLES, commit_number, epoch_of, is_compacted, is_data,
+    is_manifest, rfc3339, rowless_checksum,
 };
 use crate::lsn::CommitSeq;
-use crate::store::{Meta, Store, StoreError};
+use crate::store::{Meta, Store};
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, HashSet};
@@ -41,37 +42,60 @@ pub(super) struct Swept {
 /// Deletes what may be deleted now.
 pub(super) async fn sweep(ledger: &mut Ledger, now: DateTime<Utc>) -> Result<Swept> {
     let mut swept = Swept::default();
+    let begun = Stopwatch::start();
     let store = Arc::clone(&ledger.store);
     let there = persist("list data files and what is published", || store.list(TABLES)).await?;
     // What others name is read before the list of live files: a copy that moves from the one to the other is then in one of them.
     let elsewhere = named_elsewhere(store.as_ref(), &there).await?;
-    ledger.commit(Vec::new()).await?;
+    ledger.commit(Vec::new(), begun).await?;
     let live: HashSet<&str> = ledger.live.iter().map(|live| live.file.path.as_str()).collect();
     let dead = there
         .iter()
         .filter(|meta| is_data(&meta.path) && !live.contains(meta.path.as_str()))
         .map(|meta| (meta, elsewhere.contains(&meta.path)));
-    let Some((due, waiting)) = note(ledger, dead.collect(), now).await? else { return Ok(swept) };
+    let Some((mut due, waiting)) = note(ledger, dead.collect(), now).await? else { return Ok(swept) };
     failpoint::hit("compact.after_marks");
     // Only now, because the notes are made from former checkpoints too. While one is there, so are its files: it goes first.
-    ledger.lapse(now).await?;
+    ledger.lapse(now, !due.is_empty()).await?;
     let Some(record) = &ledger.record else { return Ok(swept) };
+    let named = named_by(store.as_ref(), &record.checkpoints).await?;
+    due.retain(|meta| !named.contains(&meta.path));
     // Readers that are at work began with a checkpoint of the last `grace`, and walk down to it, never further. The very first one
     // has none before it: until it is that old, somebody may be walking to the beginning.
-    let oldest = record.checkpoints.last().filter(|mark| is_older(&mark.time, ledger.grace, now)).map(|mark| mark.seq);
+    let oldest =
+        record.checkpoints.iter().min_by_key(|mark| mark.seq).filter(|mark| is_older(&mark.time, ledger.grace, now)).map(|mark| mark.seq);
     if let Some(oldest) = oldest {
         swept.manifests = prune(store.as_ref(), oldest).await?;
     }
     let kept: HashSet<&str> = record.checkpoints.iter().map(|mark| mark.path.as_str()).collect();
     let checkpoints = persist("list checkpoints", || store.list(CHECKPOINTS)).await?;
     let lapsed = checkpoints.iter().filter(|meta| aged(meta, ledger.grace, now) && !kept.contains(meta.path.as_str()));
-    delete(store.as_ref(), lapsed).await?;
+    delete(store.as_ref(), lapsed, &|| Ok(())).await?;
     failpoint::hit("compact.after_prune");
     swept.waiting = waiting;
     swept.files = due.len() as u64;
     swept.bytes = due.iter().map(|meta| meta.bytes).sum();
-    delete(store.as_ref(), due.into_iter()).await?;
+    let in_time = || match begun.elapsed() < ledger.grace {
+        true => Ok(()),
+        false => {
+            Err(Error::retry("the sweep took longer than compact.grace, so what it found may be named by now: start again, or raise it"))
+        }
+    };
+    delete(store.as_ref(), due.into_iter(), &in_time).await?;
     Ok(swept)
+}
+
+/// The files that these checkpoints name; one that is gone names none.
+async fn named_by(store: &dyn Store, marks: &[CheckpointMark]) -> Result<HashSet<String>> {
+    let mut named = HashSet::new();
+    for mark in marks {
+        if let Some(object) = persist("read a checkpoint", || store.get(&mark.path)).await? {
+            let checkpoint =
+                Checkpoint::parse(&mark.path, &object.body).map_err(|e| Error::lake("a checkpoint cannot be read").with_source(e))?;
+            named.extend(checkpoint.files.into_iter().map(|live| live.file.path));
+        }
+    }
+    Ok(named)
 }
 
 fn aged(meta: &Meta, grace: Duration, now: DateTime<Utc>) -> bool {
@@ -93,14 +117,7 @@ async fn note<'a>(ledger: &Ledger, dead: Vec<(&'a Meta, bool)>, now: DateTime<Ut
         }
         None => (BTreeMap::new(), None),
     };
-    let mut once_live: HashSet<String> = HashSet::new();
-    for mark in ledger.record.iter().flat_map(|record| &record.checkpoints).skip(1) {
-        if let Some(object) = persist("read a former checkpoint", || store.get(&mark.path)).await? {
-            let checkpoint = Checkpoint::parse(&mark.path, &object.body)
-                .map_err(|e| Error::lake("a former checkpoint cannot be read").with_source(e))?;
-            once_live.extend(checkpoint.files.into_iter().map(|live| live.file.path));
-        }
-    }
+    let once_live = named_by(store, ledger.record.as_ref().and_then(|record| record.checkpoints.get(1..)).unwrap_or_default()).await?;
     // Whoever had an older epoch is fenced; whoever compacted or published for so long has given up.
     let epoch = ledger.watermark.epoch;
     let nobodys = |path: &str| is_compacted(path) || rowless_checksum(path).is_some() || epoch_of(path).is_some_and(|e| e < epoch);
@@ -124,18 +141,9 @@ async fn note<'a>(ledger: &Ledger, dead: Vec<(&'a Meta, bool)>, now: DateTime<Ut
     let waiting = (notes.len() - due.len()) as u64;
     if notes != before {
         let body = Sweep { format: FORMAT, unnamed: notes }.to_body();
-        let answer = match generation {
-            Some(generation) => store.replace_if(SWEEP, body, generation).await,
-            None => store.put_new(SWEEP, body).await,
-        };
-        match answer {
-            Ok(_) => {}
-            Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
-            // A lost reply looks the same. The next run goes on from what stands there.
-            Err(error) => {
-                tracing::info!(error = %error, "what is unnamed was not noted, so nothing is deleted this time");
-                return Ok(None);
-            }
+        if !matches!(swap(store, SWEEP, generation, body).await?, Swapped::Landed(_)) {
+            tracing::info!("another process notes what is unnamed, so nothing is deleted by this one");
+            return Ok(None);
         }
     }
     Ok(Some((due, waiting)))
@@ -145,14 +153,20 @@ async fn note<'a>(ledger: &Ledger, dead: Vec<(&'a Meta, bool)>, now: DateTime<Ut
 async fn prune(store: &dyn Store, oldest: CommitSeq) -> Result<u64> {
     let manifests = persist("list manifests", || store.list("commits/")).await?;
     let below: Vec<&Meta> = manifests.iter().filter(|meta| commit_number(&meta.path).is_some_and(|(seq, _)| seq < oldest)).collect();
-    delete(store, below.iter().copied()).await?;
+    delete(store, below.iter().copied(), &|| Ok(())).await?;
     Ok(below.len() as u64)
 }
 
-async fn delete<'a>(store: &dyn Store, objects: impl Iterator<Item = &'a Meta> + Send) -> Result<()> {
+/// Deletes objects, each if `may` still says so.
+async fn delete<'a>(
+    store: &dyn Store,
+    objects: impl Iterator<Item = &'a Meta> + Send,
+    may: &(dyn Fn() -> Result<()> + Sync),
+) -> Result<()> {
     let paths: Vec<&str> = objects.map(|meta| meta.path.as_str()).collect();
     futures_util::stream::iter(paths)
         .map(|path| async move {
+            may()?;
             persist("delete", || store.delete(path)).await?;
             failpoint::hit("compact.after_delete");
             Ok::<_, Error>(())

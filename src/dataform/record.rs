@@ -3,10 +3,10 @@
 //! Owns: its fields, its compare-and-swap. Invariant: the compilation is recorded before it is invoked, so that an invocation whose
 //! recording was lost is found by its compilation.
 
-use crate::commit::persist;
+use crate::commit::{Swapped, persist, swap};
 use crate::error::{Error, Result};
 use crate::lake::FORMAT;
-use crate::store::{Generation, Store, StoreError};
+use crate::store::{Generation, Store};
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "state/dataform.json";
@@ -60,30 +60,13 @@ impl<'a> Record<'a> {
     pub(super) async fn write(&mut self, mut run: Run) -> Result<()> {
         run.time = crate::lake::rfc3339(chrono::Utc::now().timestamp_micros());
         let body: bytes::Bytes = serde_json::to_vec_pretty(&run).map_err(|e| Error::bug("writing JSON").with_source(e))?.into();
-        loop {
-            let answer = match self.generation {
-                Some(generation) => self.store.replace_if(PATH, body.clone(), generation).await,
-                None => self.store.put_new(PATH, body.clone()).await,
-            };
-            match answer {
-                Ok(generation) => {
-                    (self.generation, self.last) = (Some(generation), Some(run));
-                    return Ok(());
-                }
-                Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
-                Err(_) => {}
+        match swap(self.store, PATH, self.generation, body).await? {
+            Swapped::Landed(generation) => {
+                (self.generation, self.last) = (Some(generation), Some(run));
+                Ok(())
             }
-            // Ambiguous: only what stands there counts.
-            let found = persist("read the record of Dataform runs back", || self.store.get(PATH)).await?;
-            match found {
-                Some(found) if found.body == body => {
-                    (self.generation, self.last) = (Some(found.generation), Some(run));
-                    return Ok(());
-                }
-                found if found.as_ref().map(|object| object.generation) != self.generation => {
-                    return Err(Error::retry("another process runs Dataform for this lake: start again, and it is waited for"));
-                }
-                _ => tokio::time::sleep(self.store.min_replace_interval()).await,
+            Swapped::Moved(_) | Swapped::Gone => {
+                Err(Error::retry("another process runs Dataform for this lake: start again, and it is waited for"))
             }
         }
     }

@@ -11,12 +11,12 @@ mod rowless;
 
 pub use columns::{bigquery_types, columns_fingerprint};
 
-use crate::commit::{self, persist, put_changed};
+use crate::commit::{self, Swapped, persist, put_changed, swap};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{CUT, Cut, LiveFile, TABLES, Watermark, is_manifest, manifest_path, reference_path};
-use crate::store::{Generation, Store, StoreError};
+use crate::store::{Generation, Store};
 use crate::table_name::TableName;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,29 +134,14 @@ async fn fill(store: &dyn Store, watermark: &Watermark, manifests: &mut BTreeMap
 
 /// Writes an object in the place of exactly the one that stood there at the beginning; `false` if its content is the same.
 async fn put(store: &dyn Store, path: &str, body: Bytes, expected: Option<Generation>) -> Result<bool> {
-    let meanwhile = || Error::retry(format!("{path} was published by another process meanwhile: start again"));
-    loop {
-        let found = persist("read what is published", || store.get(path)).await?;
-        match (&found, expected) {
-            (Some(found), Some(expected)) if found.generation == expected && found.body == body => return Ok(false),
-            (Some(found), _) if Some(found.generation) != expected => {
-                // Our own write whose reply was lost, or one that says the same.
-                return if found.body == body { Ok(true) } else { Err(meanwhile()) };
-            }
-            (None, Some(_)) => return Err(meanwhile()),
-            _ => {}
-        }
-        let answer = match expected {
-            Some(expected) => store.replace_if(path, body.clone(), expected).await,
-            None => store.put_new(path, body.clone()).await,
-        };
-        match answer {
-            Ok(_) => return Ok(true),
-            Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
-            Err(_) => tokio::time::sleep(store.min_replace_interval().max(PAUSE)).await,
-        }
+    if let Some(expected) = expected
+        && let Some(found) = persist("read what is published", || store.get(path)).await?
+        && (found.generation, &found.body) == (expected, &body)
+    {
+        return Ok(false);
+    }
+    match swap(store, path, expected, body).await? {
+        Swapped::Landed(_) => Ok(true),
+        Swapped::Moved(_) | Swapped::Gone => Err(Error::retry(format!("{path} was published by another process meanwhile: start again"))),
     }
 }
-
-/// Between two looks at an object that could not be written plainly.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
