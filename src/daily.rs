@@ -7,8 +7,8 @@
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::postgres::{ConnectOptions, connect_sql};
-use crate::{compact, dataform, publish, replicate, stdout};
-use std::time::Instant;
+use crate::{compact, dataform, publish, replicate, stdout, wait};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
@@ -25,11 +25,11 @@ struct Step {
     secs: f64,
 }
 
-/// Copies the catalogues, compacts, publishes, and runs Dataform, as far as each is configured.
+/// Copies the catalogues, compacts, publishes, and runs Dataform, as far as each is configured. A step is given up after `timeout` without progress.
 ///
 /// # Errors
 /// The first step's that failed.
-pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run(config: Config, timeout: Duration, stop: watch::Receiver<bool>) -> Result<()> {
     let turn = turn(&config).await;
     let _turn = match turn {
         Ok(Some(client)) => Some(client),
@@ -44,23 +44,23 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<()> {
     let mut steps = Vec::new();
     let catalogues = config.tables.iter().flatten().any(|table| table.mode == Mode::Snapshot);
     steps.push(match catalogues {
-        true => step("snapshot", replicate::snapshot(config.clone(), &[], stop.clone())).await,
+        true => step("snapshot", timeout, replicate::snapshot(config.clone(), &[], stop.clone())).await,
         false => skipped("snapshot", "no table is in mode = \"snapshot\""),
     });
     if !*stop.borrow() {
-        steps.push(step("compact", compact::run(&config, None)).await);
+        steps.push(step("compact", timeout, compact::run(&config, None)).await);
     }
     if !*stop.borrow() {
-        steps.push(step("publish", publish::run(&config)).await);
+        steps.push(step("publish", timeout, publish::run(&config)).await);
     }
     let published = matches!(steps.last(), Some(Step { name: "publish", outcome: Outcome::Done, .. }));
     if published {
         steps.push(match &config.bigquery {
-            Some(_) => step("tables", tables(&config)).await,
+            Some(_) => step("tables", timeout, tables(&config)).await,
             None => skipped("tables", "[bigquery] is not configured"),
         });
         steps.push(match &config.dataform {
-            Some(_) => step("dataform", dataform::run(&config, stop.clone())).await,
+            Some(_) => step("dataform", timeout, dataform::run(&config, stop.clone())).await,
             None => skipped("dataform", "[dataform] is not configured"),
         });
     }
@@ -84,10 +84,11 @@ async fn turn(config: &Config) -> Result<Option<Client>> {
     Ok(row.get::<_, bool>(0).then_some(client))
 }
 
-async fn step(name: &'static str, work: impl Future<Output = Result<()>>) -> Step {
+/// One step; given up if it does not move for `timeout`, so that a lake or a service that does not answer costs one step and not the day.
+async fn step(name: &'static str, timeout: Duration, work: impl Future<Output = Result<()>>) -> Step {
     let begun = Instant::now();
     tracing::info!(step = name, "daily: begins");
-    let outcome = match work.await {
+    let outcome = match wait::while_it_moves(Some(timeout), &format!("daily, step {name}"), work).await {
         Ok(()) => Outcome::Done,
         Err(error) => {
             tracing::error!(step = name, error = %error.full(), "daily: the step failed");

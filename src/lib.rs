@@ -29,3 +29,4 @@ pub mod store;
 pub mod table_name;
 pub mod teardown;
 pub mod verify;
+pub mod wait;

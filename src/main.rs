@@ -5,6 +5,7 @@ use huella::config::{self, Config};
 use huella::error::{Error, Kind, Result};
 use huella::observe::logs;
 use huella::replicate::{self, Mode};
+use huella::wait;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<()> {
     bound_allocator();
+    if let Some(limit) = limit(&cli.command) {
+        wait::give_up_after(limit);
+    }
     let mut config = Config::load(cli.config.as_deref(), config::environment()?)?;
     config.rehash = matches!(&cli.command, Command::Run(Run { rehash: true, .. }) | Command::Snapshot(Snapshot { rehash: true, .. }));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,20 +49,31 @@ fn start(cli: Cli) -> Result<()> {
     ended
 }
 
+/// How long a command that only reads waits for an answer. `run` and `daily` count progress instead.
+fn limit(command: &Command) -> Option<Duration> {
+    match command {
+        Command::Status(asked) => Some(asked.patience.timeout),
+        Command::Files(asked) => Some(asked.patience.timeout),
+        Command::Verify(asked) => Some(asked.patience.timeout),
+        _ => None,
+    }
+}
+
 async fn command(command: Command, config: Config) -> Result<()> {
     match command {
         Command::Run(asked) => {
-            let mode = Mode { until_caught_up: asked.until_caught_up, resnapshot: asked.resnapshot };
+            let timeout = asked.until_caught_up.then_some(asked.timeout);
+            let mode = Mode { until_caught_up: asked.until_caught_up, resnapshot: asked.resnapshot, take_over: asked.take_over, timeout };
             stoppable(|stop| replicate::run(config, mode, stop)).await
         }
         Command::Snapshot(asked) => stoppable(|stop| replicate::snapshot(config, &asked.tables, stop)).await,
-        Command::Check(asked) => huella::check::command::run(&config, asked.json).await,
-        Command::Status(asked) => huella::status::run(&config, asked.json).await,
+        Command::Check(asked) => huella::check::command::run(&config, asked.json, asked.timeout).await,
+        Command::Status(asked) => huella::status::run(&config, asked.json, asked.max_lag).await,
         Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
         Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,
         Command::Compact(asked) => huella::compact::run(&config, asked.before).await,
         Command::Publish => huella::publish::run(&config).await,
-        Command::Daily => stoppable(|stop| huella::daily::run(config, stop)).await,
+        Command::Daily(asked) => stoppable(|stop| huella::daily::run(config, asked.timeout, stop)).await,
         Command::Dataform { command: Dataform::Run } => {
             let config = &config;
             stoppable(|stop| async move { huella::dataform::run(config, stop).await }).await

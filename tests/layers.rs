@@ -12,6 +12,7 @@ const ROOMS: &[&str] = &[
     "table_name",
     "failpoint",
     "stdout",
+    "wait",
     "config",
     "pgoutput",
     "postgres",

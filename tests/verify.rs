@@ -132,8 +132,9 @@ async fn status_tells_the_lakes_half_when_the_source_is_gone() {
     assert_eq!(there["slot"]["wal_status"], "reserved");
     assert!(there["lag_bytes"].is_u64() && there["warning"].is_null(), "{there}");
     drop((client, server));
-    let gone: serde_json::Value = serde_json::from_str(&lake.ends("status --json", 0)).unwrap();
-    assert_eq!(gone["through"], there["through"]);
+    // A source that cannot be reached needs a person; the lake's half is told all the same.
+    let gone: serde_json::Value = serde_json::from_str(&lake.ends("status --json", 7)).unwrap();
+    assert_eq!((&gone["through"], &gone["attention"][0]["code"]), (&there["through"], &"source-unreachable".into()));
     assert!(gone["warning"].as_str().unwrap().contains("cannot be reached"), "{gone}");
-    assert!(lake.ends("status", 0).contains("public.keyed: version 1, 1 files, 201 rows"));
+    assert!(lake.ends("status", 7).contains("public.keyed: version 1, 1 files, 201 rows"));
 }

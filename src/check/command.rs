@@ -3,47 +3,82 @@
 //! Owns: opening the sessions. Does not own: any judgement.
 //! Invariant: the watermark is read after the slot (see [`super::judge`]).
 
-use super::{ConnectFailure, Finding, Known, Reached, Report, Session, Severity, Wanted, WantedTable};
+use super::{ConnectFailure, Finding, Known, Reached, Report, Session, Severity, Wanted, WantedTable, lake};
 use crate::commit;
 use crate::config::{Config, Mode};
-use crate::error::{Error, Result};
-use crate::postgres::{ConnectOptions, Replication, connect_sql, sqlstate};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::{ConnectOptions, FIRST_CONNECTION, Replication, connect_sql, sqlstate};
 use crate::store::{self, Store};
+use std::time::Duration;
+use tokio::time::timeout;
 
-/// Tests source and lake and prints one line a finding, or one JSON document with the plan of every table.
+/// Silence of the lake that is borne, unless the command was given another limit.
+const LAKE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Findings, printed as they come.
+struct Told {
+    json: bool,
+    findings: Vec<Finding>,
+}
+
+impl Told {
+    fn add(&mut self, found: impl IntoIterator<Item = Finding>) -> Result<()> {
+        for finding in found {
+            if !self.json {
+                crate::stdout::line(&finding.to_string())?;
+            }
+            self.findings.push(finding);
+        }
+        Ok(())
+    }
+}
+
+/// Tests source and lake and prints one line a finding as soon as it is found, or one JSON document with the plan of every table. `patience`:
+/// how long either may be silent; without it the lake's silence is borne for 15 s, connecting to the source for 75 s.
 ///
 /// # Errors
 /// `Kind::Found` if there is a problem; `Kind::Config` if a URL cannot be understood.
-pub async fn run(config: &Config, json: bool) -> Result<()> {
+pub async fn run(config: &Config, json: bool, patience: Option<Duration>) -> Result<()> {
     let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
-    let lake = store::open(&config.lake.url).await;
-    let of_the_lake = match &lake {
-        Ok(store) => super::lake(store.as_ref()).await,
-        Err(error) => {
-            vec![Finding::problem("lake-unreadable", "lake", error.full()).mend("correct lake.url, or the rights of this account")]
-        }
+    let options = match patience {
+        Some(patience) => options.within(patience),
+        None => options.patient(FIRST_CONNECTION),
     };
+    let limit = patience.unwrap_or(LAKE_PATIENCE);
+    let mut told = Told { json, findings: Vec::new() };
+    let lake = match timeout(limit, store::open(&config.lake.url)).await {
+        Ok(Ok(store)) => Ok(store),
+        Ok(Err(error)) if error.kind() == Kind::Config => return Err(error),
+        Ok(Err(error)) => Err(lake::unopened(&error)),
+        Err(_) => Err(lake::silent(&config.lake.url, limit)),
+    };
+    match &lake {
+        Ok(store) => told.add(lake::lake_within(store.as_ref(), limit).await)?,
+        Err(finding) => told.add([finding.clone()])?,
+    }
+    let answers = told.findings.iter().all(|finding| finding.severity != Severity::Problem);
     let mut unreadable = None;
     let known = async {
-        let store = lake.as_ref().ok()?;
-        match remembered(store.as_ref()).await {
-            Ok(known) => known,
-            Err(error) => {
-                unreadable = Some(error);
+        let store = lake.as_ref().ok().filter(|_| answers)?;
+        match timeout(limit, remembered(store.as_ref())).await {
+            Ok(Ok(known)) => known,
+            Ok(Err(error)) => {
+                let mend = "the lake's watermark must be readable: use the huella that wrote it, or another lake.url";
+                unreadable = Some(Finding::problem("lake-unreadable", "lake", error.full()).mend(mend));
+                None
+            }
+            Err(_) => {
+                unreadable = Some(lake::silent(&config.lake.url, limit));
                 None
             }
         }
     };
-    let mut report = source(config, &options, known).await;
-    report.findings.extend(of_the_lake);
-    report.findings.extend(unreadable.map(|error| {
-        Finding::problem("lake-unreadable", "lake", error.full())
-            .mend("the lake's watermark must be readable: use the huella that wrote it, or another lake.url")
-    }));
+    let Report { findings, tables } = source(config, &options, known).await;
+    told.add(findings)?;
+    told.add(unreadable)?;
+    let report = Report { findings: told.findings, tables };
     if json {
         crate::stdout::line(&serde_json::to_string_pretty(&report.document()).expect("JSON values are always JSON"))?;
-    } else {
-        report.findings.iter().try_for_each(|finding| crate::stdout::line(&finding.to_string()))?;
     }
     match report.count(Severity::Problem) {
         0 => Ok(()),
@@ -55,9 +90,14 @@ pub async fn run(config: &Config, json: bool) -> Result<()> {
 async fn source(config: &Config, options: &ConnectOptions, known: impl Future<Output = Option<Known>>) -> Report {
     let (host, port) = (options.host(), options.port());
     let failed = |session, error: &Error| ConnectFailure::new(session, host, port, error, sqlstate(error));
-    // Closed again before the facts are gathered: its sender would count among those in use.
-    let replication = replication(options).await.err().map(|error| failed(Session::Replication, &error));
     let client = connect_sql(options).await.map_err(|error| failed(Session::Sql, &error));
+    // A host that cannot be reached is waited for once.
+    let unreachable = client.as_ref().is_err_and(|failure| failure.cause.is_of_the_network());
+    let replication = match unreachable {
+        true => None,
+        // Closed again before the facts are gathered: its sender would count among those in use.
+        false => replication(options).await.err().map(|error| failed(Session::Replication, &error)),
+    };
     let reached = Reached { host, port, sql: client.as_ref().map_err(Clone::clone), replication };
     super::source(&reached, &wanted(config), known).await
 }

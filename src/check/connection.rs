@@ -52,6 +52,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the host was not reached at all: another session would fare the same.
+    pub(super) fn is_of_the_network(self) -> bool {
+        matches!(self, Cause::Unresolved | Cause::Refused | Cause::NoRoute | Cause::TimedOut)
+    }
+
     /// Its finding's code.
     fn code(self) -> &'static str {
         match self {
@@ -181,16 +186,17 @@ impl From<&ConnectFailure> for Finding {
         let (means, mend) = match cause {
             _ if pooler => ("a connection pooler is there, and none can carry replication", POOLER_MEND),
             Cause::Unresolved => ("the host's name has no address", "check the host in source.url, and this machine's DNS"),
-            Cause::Refused => {
-                ("nobody listens there", "check host and port in source.url, and that the server runs and listens on that address")
-            }
+            Cause::Refused => (
+                "connection refused, no server at this host and port",
+                "check host and port in source.url, and that the server runs and listens on that address",
+            ),
             Cause::NoRoute => (
                 "there is no way to that address",
                 "Supabase's direct host has only an IPv6 address: give this machine IPv6, or buy the IPv4 add-on",
             ),
             Cause::TimedOut => (
                 "no answer",
-                "check host and port, firewalls, the allow-list of addresses, and IPv6 (Supabase's direct host has nothing else)",
+                "check host and port, firewalls, the allow-list of addresses, and IPv6 (Supabase's direct host has nothing else; a paused project has to be resumed)",
             ),
             Cause::NoTls => {
                 ("the server has no TLS", "turn ssl on at the server, or, inside a trusted network, put sslmode=disable into source.url")

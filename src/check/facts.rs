@@ -94,6 +94,7 @@ pub(super) fn slot() -> Slot {
         two_phase: false,
         failover: false,
         synced: false,
+        inactive_for: None,
     }
 }
 

@@ -4,18 +4,55 @@
 //! Invariants: touches no object but its own, whose name no other run has; takes it away again whatever failed.
 
 use super::Finding;
-use crate::store::{Generation, Store, StoreError};
+use crate::error::Error;
+use crate::store::{Generation, MEND_CREDENTIALS, Store, StoreError};
 use bytes::Bytes;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 
 const FIRST: &[u8] = b"huella check: this object may be deleted\n";
 const SECOND: &[u8] = b"huella check: this object may be deleted (replaced)\n";
 
 /// Probes the lake; one finding that says that all is well, or one for each failure.
 pub async fn lake(store: &dyn Store) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    probe(store, &mut findings).await;
+    findings
+}
+
+/// As [`lake`], for at most `limit`: what was found until then stands.
+pub(super) async fn lake_within(store: &dyn Store, limit: Duration) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let late = tokio::time::timeout(limit, probe(store, &mut findings)).await.is_err();
+    if late && findings.is_empty() {
+        findings.push(silent(&store.uri(""), limit));
+    }
+    findings
+}
+
+/// A lake that does not answer.
+pub(super) fn silent(uri: &str, limit: Duration) -> Finding {
+    let text = format!("no usable answer within {} (a small object under state/ may be left behind)", humantime::format_duration(limit));
+    let mend = match uri.starts_with("gs://") {
+        true => format!("check the bucket's name and this machine's network; if it has no Google credentials: {MEND_CREDENTIALS}"),
+        false => "check the disk or the network file system".to_owned(),
+    };
+    Finding::problem("lake-silent", format!("lake {uri}"), text).mend(mend)
+}
+
+/// A lake that cannot be opened at all.
+pub(super) fn unopened(error: &Error) -> Finding {
+    let text = error.full();
+    match text.contains("credentials") {
+        true => Finding::problem("lake-credentials", "lake", text).mend(MEND_CREDENTIALS),
+        false => Finding::problem("lake-unreadable", "lake", text).mend("correct lake.url, or the rights of this account"),
+    }
+}
+
+async fn probe(store: &dyn Store, findings: &mut Vec<Finding>) {
     let path = format!("state/probe-{:016x}", RandomState::new().build_hasher().finish());
     let subject = format!("lake {}", store.uri(""));
-    let mut probe = Probe { store, path: &path, subject: &subject, findings: Vec::new() };
+    let mut probe = Probe { store, path: &path, subject: &subject, findings };
     if let Some(generation) = probe.create().await {
         probe.create_again().await;
         probe.read(FIRST).await;
@@ -27,14 +64,13 @@ pub async fn lake(store: &dyn Store) -> Vec<Finding> {
         let text = "objects can be created only once, replaced conditionally, read, listed and deleted";
         probe.findings.push(Finding::ok("lake", subject.as_str(), text));
     }
-    probe.findings
 }
 
 struct Probe<'a> {
     store: &'a dyn Store,
     path: &'a str,
     subject: &'a str,
-    findings: Vec<Finding>,
+    findings: &'a mut Vec<Finding>,
 }
 
 impl Probe<'_> {
@@ -45,6 +81,11 @@ impl Probe<'_> {
     /// A failed operation; `right` is what Google Cloud Storage asks for.
     fn failed(&mut self, doing: &str, error: &StoreError, right: &str) {
         match error {
+            // Whatever the operation: without a token none can succeed, and there are two ways to get one.
+            StoreError::Trouble { message, .. } | StoreError::Refused { message, .. } if message.contains("access token") => {
+                let text = format!("{doing} fails, no usable Google credentials: {error}");
+                self.findings.push(Finding::problem("lake-credentials", self.subject, text).mend(MEND_CREDENTIALS));
+            }
             StoreError::Refused { .. } => {
                 let mend = format!(
                     "the account needs {right} (role Storage Object User on the bucket has it); for a directory, the right to write in it"

@@ -3,7 +3,8 @@
 //! Owns: those rules. Does not own: the rule of streamability (`catalogue`), types and names of columns (`columns`).
 
 use super::{Facts, Finding, Wanted, WantedTable, names};
-use crate::postgres::catalogue::{Leaf, ReplicaIdentity, Table, TableKind, Unstreamable};
+use crate::postgres::catalogue::{Leaf, ReplicaIdentity, Table, TableKind};
+use crate::postgres::unstreamable;
 use crate::table_name::{TableName, quote_ident};
 
 /// Column lists, which `exclude_at_source` needs, came with this version.
@@ -14,15 +15,23 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     for table in &facts.left_out {
         if let Err(why) = table.streamable() {
             let found = Finding::warning("table-left-out", &table.name, format!("left out: {why}"));
-            findings.push(found.mend(format!("to stream it: {}", mend(table, &why))));
+            findings.push(found.mend(format!("to stream it: {}", unstreamable::fix(table, &why))));
         }
     }
     for (wanted, table) in facts.pairs() {
         findings.extend(one(wanted, table, facts));
     }
     if facts.wanted.is_empty() {
-        let none = if wanted.tables.is_none() { "no table of schema public has a key" } else { "the list of tables is empty" };
-        findings.push(Finding::problem("no-tables", "tables", none).mend("name the tables in the configuration: [[table]]"));
+        findings.push(match wanted.tables {
+            None => Finding::warning(
+                "no-tables",
+                "tables",
+                "no table of schema public can be streamed yet: `huella run` waits for the first one",
+            )
+            .mend("create a table with a primary key in schema public, or name tables of other schemas: [[table]]"),
+            Some(_) => Finding::problem("no-tables", "tables", "the list of tables is empty")
+                .mend("name the tables in the configuration: [[table]]"),
+        });
     }
     findings
 }
@@ -66,36 +75,13 @@ fn one(wanted: &WantedTable, table: &Table, facts: &Facts) -> Vec<Finding> {
 
 fn identity(table: &Table) -> Option<Finding> {
     if let Err(why) = table.streamable() {
-        return Some(Finding::problem("table-unstreamable", &table.name, why.to_string()).mend(mend(table, &why)));
+        return Some(Finding::problem("table-unstreamable", &table.name, why.to_string()).mend(unstreamable::fix(table, &why)));
     }
     if table.key.is_empty() {
         let text = "it has no key: its state is a bag of rows, and silver keeps every row ever seen";
         return Some(Finding::warning("table-no-key", &table.name, text).mend("add a primary key"));
     }
     None
-}
-
-fn mend(table: &Table, why: &Unstreamable) -> String {
-    let alter = |name: &TableName, what: &str| format!("ALTER TABLE {} {what}", name.sql());
-    match why {
-        Unstreamable::NotATable => "take it out of the configuration".into(),
-        Unstreamable::NotLogged(name) => alter(name, "SET LOGGED"),
-        Unstreamable::ForeignPartition(_) => "name its other partitions one by one, or copy it as a catalogue".into(),
-        // The identity index and the primary key are in the way of nothing: FULL only costs WAL.
-        Unstreamable::IdentityNothing if !table.key.is_empty() => alter(&table.name, "REPLICA IDENTITY DEFAULT"),
-        Unstreamable::IdentityNothing | Unstreamable::NoKey => {
-            format!("add a primary key, or: {}", alter(&table.name, "REPLICA IDENTITY FULL"))
-        }
-        Unstreamable::GeneratedIdentity(_) if table.identity == ReplicaIdentity::Full => {
-            format!("{}, with a primary key of other columns; or copy it as a catalogue", alter(&table.name, "REPLICA IDENTITY DEFAULT"))
-        }
-        Unstreamable::GeneratedIdentity(_) => "give it a primary key, or an identity index, of columns that are not generated".into(),
-        Unstreamable::PartitionIdentity(leaf) => match table.identity {
-            ReplicaIdentity::Full => alter(leaf, "REPLICA IDENTITY FULL"),
-            ReplicaIdentity::Index => alter(leaf, "REPLICA IDENTITY USING INDEX … (the partition's own part of that index)"),
-            ReplicaIdentity::Default | ReplicaIdentity::Nothing => alter(leaf, "REPLICA IDENTITY DEFAULT"),
-        },
-    }
 }
 
 /// A partition whose root is streamed as well: its rows come under the root's name.
@@ -304,7 +290,9 @@ mod tests {
         let mut facts = facts(&[]);
         facts.left_out = vec![none];
         let found = judge(&Wanted { tables: None, ..wanted(&[]) }, &facts);
-        assert!(warnings(found.clone())[0].text.contains("left out") && problems(found)[0].text.contains("no table"));
+        assert!(problems(found.clone()).is_empty(), "run waits for a first table: {found:?}");
+        assert!(warnings(found.clone())[0].text.contains("left out") && warnings(found)[1].text.contains("waits for the first one"));
+        assert!(problems(judge(&wanted(&[]), &super::super::facts::facts(&[])))[0].text.contains("list of tables is empty"));
     }
 
     #[test]

@@ -78,6 +78,7 @@ async fn walk<'a>(
             .buffered(AHEAD_MAX as usize)
             .try_collect()
             .await?;
+        crate::wait::moved();
         next = Some(path);
         for (guess, object) in bodies {
             // An epoch ended between: what was guessed is not on the way.

@@ -8,7 +8,7 @@ use super::standing::{load, parse};
 use super::swap::{Swapped, swap};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{WATERMARK, Watermark};
+use crate::lake::{Tenure, WATERMARK, Watermark};
 use crate::lsn::Epoch;
 use crate::store::Store;
 use std::sync::Arc;
@@ -39,11 +39,11 @@ pub async fn create(store: Arc<dyn Store>, watermark: Watermark) -> Result<Optio
     }
 }
 
-/// Takes the lake over: writes `epoch + 1` with our name, and `edit` applied. `admit` judges each watermark
+/// Takes the lake over: writes `epoch + 1` with our name and tenure, and `edit` applied. `admit` judges each watermark
 /// that is read (again) before it is replaced. A claim by somebody else meanwhile means that the slot is his: `Kind::Retry`.
 pub async fn claim(
     store: Arc<dyn Store>,
-    writer: &str,
+    (writer, tenure): (&str, Tenure),
     admit: impl Fn(&Watermark) -> Result<()>,
     edit: impl Fn(&mut Watermark),
 ) -> Result<Held> {
@@ -52,7 +52,7 @@ pub async fn claim(
         admit(&found)?;
         let mut next = found;
         next.epoch = Epoch(next.epoch.0 + 1);
-        next.writer = writer.to_owned();
+        (next.writer, next.tenure) = (writer.to_owned(), tenure);
         edit(&mut next);
         failpoint::hit("claim.before_cas");
         match swap(store.as_ref(), WATERMARK, Some(generation), next.to_body()).await? {

@@ -8,11 +8,15 @@ use super::swap::{Swapped, swap};
 use super::upload::{FileNamer, data_is_there, put_document};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{DataFile, FORMAT, Manifest, SnapshotMark, WATERMARK, Watermark, commit_path, rfc3339};
+use crate::lake::{DataFile, FORMAT, Manifest, SnapshotMark, Tenure, WATERMARK, Watermark, commit_path, rfc3339};
 use crate::lsn::Lsn;
 use crate::store::{Generation, Store};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// Bound for saying that we leave: a shutdown has ten seconds in all, and this is the least of what is to be done in them.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What one commit does.
 #[derive(Debug, Default)]
@@ -82,10 +86,20 @@ impl Held {
     /// Changes the watermark without a commit: nothing becomes visible by it but what `edit` says of slot and tables.
     pub async fn edit(&mut self, edit: impl FnOnce(&mut Watermark)) -> Result<()> {
         let mut next = self.watermark.clone();
-        edit(&mut next);
         next.commit_time = rfc3339(chrono::Utc::now().timestamp_micros());
+        edit(&mut next);
+        next.note_pending();
         tokio::time::sleep_until(self.next_write()).await;
         self.replace(next).await
+    }
+
+    /// Says that this writer is done with the lake, so that who comes next need not wonder. Best effort: whoever claims it meanwhile is right.
+    pub async fn leave(&mut self) {
+        match tokio::time::timeout(LEAVE_WITHIN, self.edit(|w| w.tenure = Tenure::Left)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(error = %error.full(), "the watermark does not say that this writer left"),
+            Err(_) => tracing::debug!("the lake did not answer in time to say that this writer left"),
+        }
     }
 
     /// Commits: manifest, then watermark with `edit` applied. The files are there already.
@@ -118,6 +132,7 @@ impl Held {
         next.commit = Some(path);
         next.commit_time = now;
         edit(&mut next);
+        next.note_pending();
         tokio::time::sleep_until(self.next_write()).await;
         self.replace(next).await?;
         failpoint::hit("commit.after_cas");

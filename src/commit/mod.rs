@@ -20,6 +20,7 @@ pub use swap::{Swapped, swap};
 pub use upload::{FileNamer, GrowingObject, put_changed, put_data, put_document, put_or_replace};
 
 use crate::store::StoreError;
+use crate::wait;
 use backon::{ExponentialBuilder, Retryable};
 use std::time::Duration;
 
@@ -29,17 +30,28 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
 
 /// Repeats a store request until it is answered: trouble is waited out without end (the replication connection
-/// is kept by its own task meanwhile), every other answer is returned.
+/// is kept by its own task meanwhile), or up to the limit that a command was given; every other answer is returned.
 pub async fn persist<T, F, Fut>(what: &str, operation: F) -> Result<T, StoreError>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, StoreError>>,
 {
-    operation
-        .retry(back_off())
-        .when(|error| matches!(error, StoreError::Trouble { .. }))
-        .notify(|error, pause| tracing::warn!(error = %error, pause_ms = pause.as_millis() as u64, "{what}: the lake did not answer as it should, trying again"))
-        .await
+    let answered = operation.retry(back_off()).when(|error| matches!(error, StoreError::Trouble { .. })).notify(|error, pause| {
+        wait::trouble(error);
+        tracing::warn!(error = %error, pause_ms = pause.as_millis() as u64, "{what}: the lake did not answer as it should, trying again");
+    });
+    let told = wait::told(format!("the lake: {what}"), answered);
+    match wait::limit() {
+        None => told.await,
+        Some(limit) => tokio::time::timeout(limit, told).await.unwrap_or_else(|_| Err(unanswered(what, limit))),
+    }
+}
+
+fn unanswered(what: &str, limit: Duration) -> StoreError {
+    let last = wait::last_trouble().map(|last| format!("; last: {last}")).unwrap_or_default();
+    let limit = humantime::format_duration(limit);
+    let message = format!("no usable answer within {limit} (--timeout): check network, lake.url and credentials, then try again{last}");
+    StoreError::Trouble { path: format!("the lake ({what})"), message }
 }
 
 /// The back-off of every store request.

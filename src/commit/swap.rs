@@ -7,6 +7,7 @@ use super::{RETRY_LONGEST, back_off, persist};
 use crate::error::Result;
 use crate::failpoint;
 use crate::store::{Generation, Object, Store, StoreError};
+use crate::wait;
 use bytes::Bytes;
 
 /// What a conditional write came to.
@@ -30,23 +31,33 @@ pub enum Swapped {
 pub async fn swap(store: &dyn Store, path: &str, expected: Option<Generation>, body: Bytes) -> Result<Swapped> {
     let mut pauses = backon::BackoffBuilder::build(back_off());
     loop {
-        let answer = match expected {
-            Some(expected) => store.replace_if(path, body.clone(), expected).await,
-            None => store.put_new(path, body.clone()).await,
+        let write = async {
+            match expected {
+                Some(expected) => store.replace_if(path, body.clone(), expected).await,
+                None => store.put_new(path, body.clone()).await,
+            }
         };
+        let answer = wait::told(format!("the lake: write {path}"), write).await;
         match answer {
-            Ok(generation) => return Ok(Swapped::Landed(generation)),
+            Ok(generation) => {
+                wait::moved();
+                return Ok(Swapped::Landed(generation));
+            }
             Err(error @ StoreError::Precondition { .. }) => {
                 tracing::debug!(error = %error, "somebody wrote first, or a reply was lost; reading back")
             }
             Err(error @ StoreError::Trouble { .. }) => {
+                wait::trouble(&error);
                 tracing::warn!(error = %error, "a write failed or its reply was lost, reading it back")
             }
             Err(error) => return Err(error.into()),
         }
         failpoint::hit("swap.unanswered");
         match persist("read back what was written", || store.get(path)).await? {
-            Some(found) if found.body == body => return Ok(Swapped::Landed(found.generation)),
+            Some(found) if found.body == body => {
+                wait::moved();
+                return Ok(Swapped::Landed(found.generation));
+            }
             Some(found) if Some(found.generation) == expected => {}
             Some(found) => return Ok(Swapped::Moved(found)),
             None if expected.is_none() => {}

@@ -11,6 +11,7 @@ use crate::lake::{DataFile, DataPath, FileKind, Watermark};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::store::{Store, StoreError, Upload};
 use crate::table_name::TableName;
+use crate::wait;
 use bytes::{Bytes, BytesMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -92,6 +93,7 @@ impl GrowingObject {
         if part.is_empty() {
             return Ok(());
         }
+        wait::moved();
         self.bytes += part.len() as u64;
         self.crc = crc32c::crc32c_append(self.crc, &part);
         match self.upload.as_mut() {
@@ -142,7 +144,10 @@ pub async fn put_document(store: &dyn Store, path: &str, body: Bytes) -> Result<
 /// Creates an object; a 412 may be our own earlier success whose reply was lost, so length and CRC-32C decide.
 async fn put_once(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
     match persist("put", || store.put_new(path, body.clone())).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            wait::moved();
+            Ok(())
+        }
         Err(StoreError::Precondition { .. }) => {
             let found = persist("read back", || store.head(path)).await?;
             match found {
@@ -175,7 +180,7 @@ pub async fn put_or_replace(store: &dyn Store, path: &str, body: Bytes) -> Resul
 
 /// As [`put_or_replace`]; says whether anything was written.
 pub async fn put_changed(store: &dyn Store, path: &str, body: Bytes) -> Result<bool> {
-    let mut written = false;
+    let (mut written, mut pauses) = (false, backon::BackoffBuilder::build(super::back_off()));
     loop {
         let answer = match persist("read", || store.get(path)).await? {
             Some(found) if found.body == body => return Ok(written),
@@ -184,10 +189,17 @@ pub async fn put_changed(store: &dyn Store, path: &str, body: Bytes) -> Result<b
         };
         written = true;
         match answer {
-            Ok(_) => return Ok(true),
+            Ok(_) => {
+                wait::moved();
+                return Ok(true);
+            }
             Err(error @ StoreError::Refused { .. }) => return Err(error.into()),
             // Whatever happened, the next look tells.
-            Err(_) => tokio::time::sleep(super::RETRY_FIRST).await,
+            Err(error) => {
+                wait::trouble(&error);
+                tracing::warn!(path, error = %error, "replacing a document failed or its reply was lost, reading it back");
+                tokio::time::sleep(pauses.next().unwrap_or(super::RETRY_LONGEST)).await;
+            }
         }
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn fetch(store: Arc<dyn Store>, files: Vec<LiveFile>, budget: u64) ->
 
 async fn body(store: &dyn Store, file: &DataFile) -> Result<Bytes> {
     let object = persist("read a data file", || store.get(&file.path)).await?;
+    crate::wait::moved();
     let body =
         object.ok_or_else(|| Error::retry(format!("{} is gone: another compaction replaced it long ago; start again", file.path)))?.body;
     let crc32c = STANDARD.encode(crc32c::crc32c(&body).to_be_bytes());

@@ -168,6 +168,7 @@ async fn delete<'a>(
         .map(|path| async move {
             may()?;
             persist("delete", || store.delete(path)).await?;
+            crate::wait::moved();
             failpoint::hit("compact.after_delete");
             Ok::<_, Error>(())
         })

@@ -133,7 +133,10 @@ async fn wait(repository: &Repository<'_>, invocation: &str, stop: &mut watch::R
     let (mut pause, mut failures) = (POLL_FIRST, 0);
     loop {
         match repository.standing(invocation).await {
-            Ok(Some(Standing::Running)) => failures = 0,
+            Ok(Some(Standing::Running)) => {
+                failures = 0;
+                crate::wait::moved(); // it works for us
+            }
             Ok(Some(ended)) => return Ok(ended),
             Ok(None) => return Err(Error::retry(format!("the run is gone from the service: {invocation}"))),
             Err(error) if error.is_retry() && failures < LOOKS_FAILED_MAX => {

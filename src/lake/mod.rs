@@ -24,7 +24,7 @@ pub use path::{
 };
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
 pub use watermark::{
-    CHANGES_KEPT, ListMark, Pending, PublicationMark, SlotState, Source, TableChange, TableMark, TransactionMark, Watermark,
+    CHANGES_KEPT, ListMark, Pending, PublicationMark, SlotState, Source, TableChange, TableMark, Tenure, TransactionMark, Watermark,
 };
 
 /// The layout's number in every document.

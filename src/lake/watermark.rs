@@ -21,6 +21,26 @@ pub enum SlotState {
     Ready,
 }
 
+/// How long the writer of an epoch means to hold the lake.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tenure {
+    /// Until it is replaced: `huella run`.
+    #[default]
+    Stays,
+    /// For one job: `run --until-caught-up`, `snapshot` where no writer runs.
+    Passing,
+    /// It has left, having committed all that it wanted to.
+    Left,
+}
+
+impl Tenure {
+    /// Whether the writer means to go on.
+    pub fn stays(&self) -> bool {
+        *self == Tenure::Stays
+    }
+}
+
 /// The publication as it was when last looked at: any edit changes an `(oid, xmin)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicationMark {
@@ -148,6 +168,9 @@ pub struct Watermark {
     pub epoch: Epoch,
     /// Who wrote it: host, pid and a random part.
     pub writer: String,
+    /// How long it means to hold the lake. Beyond the contract's example, because a job that passes must not end an always-on writer for good.
+    #[serde(default, skip_serializing_if = "Tenure::stays")]
+    pub tenure: Tenure,
     /// Number of the last commit.
     pub seq: CommitSeq,
     /// End position: the lake holds exactly the transactions with commit LSN below it. `None` before the slot exists.
@@ -166,6 +189,9 @@ pub struct Watermark {
     pub source: Source,
     /// All streamed tables, and the catalogues that were copied.
     pub tables: BTreeMap<TableName, TableMark>,
+    /// Since when tables wait for a copy, RFC 3339, UTC. Beyond the contract's example, for `status`: one that waits for hours needs a person.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pending_since: BTreeMap<TableName, String>,
 }
 
 impl Watermark {
@@ -189,6 +215,16 @@ impl Watermark {
     /// The streamed tables.
     pub fn streamed(&self) -> impl Iterator<Item = (&TableName, &TableMark)> {
         self.tables.iter().filter(|(_, mark)| mark.mode == Mode::Stream)
+    }
+
+    /// Brings `pending_since` up to `tables`, as of `commit_time`. Every write of the watermark does it, so no edit of a table has to.
+    pub fn note_pending(&mut self) {
+        let waits = |table: &TableName| self.tables.get(table).is_some_and(|mark| mark.version.is_none() || !mark.pending.is_empty());
+        let waiting: Vec<TableName> = self.tables.keys().filter(|table| waits(table)).cloned().collect();
+        self.pending_since.retain(|table, _| waiting.contains(table));
+        for table in waiting {
+            self.pending_since.entry(table).or_insert_with(|| self.commit_time.clone());
+        }
     }
 
     /// `through`, or `0/0` before the slot exists.
@@ -216,6 +252,24 @@ mod tests {
         let original: serde_json::Value = serde_json::from_str(text).expect("json");
         let written: serde_json::Value = serde_json::from_slice(&read.to_body()).expect("json");
         assert_eq!(original, written);
+    }
+
+    #[test]
+    fn a_table_waits_since_the_write_that_first_had_it_waiting() {
+        let text = r#"{"format": 1, "epoch": 1, "writer": "w", "seq": 1, "through": "0/1", "slot_state": "ready", "commit": null, "commit_time": "one",
+            "source": {"system_identifier": "7", "timeline": 1, "database": "d", "slot": "s", "publication": null},
+            "tables": {"public.a": {"oid": 1, "version": 1, "snapshot": null, "fingerprint": "f"}, "public.b": {"oid": 2, "version": null, "snapshot": null, "fingerprint": "f"}}}"#;
+        let mut watermark = Watermark::parse(text.as_bytes()).expect("valid");
+        let since = |w: &Watermark| w.pending_since.iter().map(|(table, at)| format!("{table} {at}")).collect::<Vec<_>>();
+        watermark.note_pending();
+        watermark.commit_time = "two".to_owned();
+        let waiting = Pending { version: 2, fingerprint: "g".to_owned(), since: None, reason: None };
+        watermark.tables.get_mut(&TableName::new("public", "a")).expect("there").pending.push(waiting);
+        watermark.note_pending();
+        assert_eq!(since(&watermark), ["public.a two", "public.b one"]);
+        watermark.tables.get_mut(&TableName::new("public", "b")).expect("there").version = Some(1);
+        watermark.note_pending();
+        assert_eq!(since(&watermark), ["public.a two"]);
     }
 
     #[test]

@@ -27,12 +27,13 @@ mod status;
 mod stream;
 mod tls;
 mod transport;
+pub mod unstreamable;
 mod wire;
 
 pub use copy::CopySession;
 pub use error::{DbError, sqlstate};
 pub use frames::{Event, Frames, ServerNotice};
-pub use options::{ConnectOptions, SslMode};
+pub use options::{ConnectOptions, FIRST_CONNECTION, SslMode};
 pub use reader::StreamSetup;
 pub use replication::{ExportedSlot, Replication, System};
 pub use sql::connect_sql;

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Bound for one whole connection attempt: all resolved addresses, TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound for the first attempt of a process that may run on Cloud Run, whose first connection through a VPC may take a minute or more.
+pub const FIRST_CONNECTION: Duration = Duration::from_secs(75);
 /// Longest `connect_timeout` that is taken at its word.
 const CONNECT_TIMEOUT_MAX_SECS: u64 = 3600;
 const DEFAULT_PORT: u16 = 5432;
@@ -87,6 +89,8 @@ pub struct ConnectOptions {
     pub(super) application_name: String,
     pub(super) options: Option<String>,
     pub(super) connect_timeout: Duration,
+    /// The URL says it.
+    connect_timeout_given: bool,
 }
 
 impl ConnectOptions {
@@ -138,7 +142,22 @@ impl ConnectOptions {
             application_name: given.application_name.unwrap_or_else(|| APPLICATION_NAME.to_owned()),
             options: given.options,
             connect_timeout: given.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            connect_timeout_given: given.connect_timeout.is_some(),
         })
+    }
+
+    /// Gives each connection attempt so long, unless the URL has a `connect_timeout`.
+    pub fn patient(mut self, connect_timeout: Duration) -> Self {
+        if !self.connect_timeout_given {
+            self.connect_timeout = connect_timeout;
+        }
+        self
+    }
+
+    /// Gives each connection attempt so long, whatever the URL says.
+    pub fn within(mut self, connect_timeout: Duration) -> Self {
+        (self.connect_timeout, self.connect_timeout_given) = (connect_timeout, true);
+        self
     }
 
     /// The host as the URL names it (a name, an address, or a socket directory).

@@ -208,6 +208,24 @@ pub async fn await_visible(client: &(impl GenericClient + Sync), xid: u32) -> Re
     }
 }
 
+/// Session that holds the advisory lock of `huella` and `name`, which one first start at a time takes.
+pub async fn advisory_holder(client: &(impl GenericClient + Sync), name: &str) -> Result<Option<i32>> {
+    let sql = "SELECT l.pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
+                WHERE l.locktype = 'advisory' AND l.granted AND d.datname = pg_catalog.current_database() AND l.objsubid = 2
+                  AND l.classid = pg_catalog.int8(pg_catalog.hashtext('huella'))::pg_catalog.bit(32)::pg_catalog.int8::pg_catalog.oid
+                  AND l.objid = pg_catalog.int8(pg_catalog.hashtext($1))::pg_catalog.bit(32)::pg_catalog.int8::pg_catalog.oid";
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+    let rows = client.query_typed(sql, &params).await.map_err(|e| failed("looking for who makes the first start", e))?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
+/// Ends a session of this role's.
+pub async fn terminate(client: &(impl GenericClient + Sync), pid: i32) -> Result<()> {
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&pid, Type::INT4)];
+    let ended = client.query_typed("SELECT pg_catalog.pg_terminate_backend($1)", &params).await;
+    ended.map(|_| ()).map_err(|e| failed(format!("ending session {pid}"), e))
+}
+
 async fn position(client: &(impl GenericClient + Sync), sql: &str) -> Result<Lsn> {
     let doing = "reading the position of the WAL";
     let row = one(client, sql, doing).await?;

@@ -7,6 +7,7 @@
 use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use std::time::Duration;
 use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
@@ -42,6 +43,8 @@ pub struct Slot {
     pub failover: bool,
     /// A standby's copy of a slot of the primary (17+).
     pub synced: bool,
+    /// For how long nobody has streamed from it (17+).
+    pub inactive_for: Option<Duration>,
 }
 
 impl Slot {
@@ -69,7 +72,8 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
     let sql = "SELECT s.slot_name::text, s.plugin::text, s.database::text, s.active, s.active_pid, s.confirmed_flush_lsn::text,
                       s.restart_lsn::text, s.wal_status, s.safe_wal_size, s.temporary, s.two_phase,
                       COALESCE(j.row ->> 'invalidation_reason', CASE WHEN j.row ->> 'conflicting' = 'true' AND s.wal_status <> 'lost' THEN 'conflict' END),
-                      COALESCE((j.row ->> 'failover')::pg_catalog.bool, false), COALESCE((j.row ->> 'synced')::pg_catalog.bool, false)
+                      COALESCE((j.row ->> 'failover')::pg_catalog.bool, false), COALESCE((j.row ->> 'synced')::pg_catalog.bool, false),
+                      pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - (j.row ->> 'inactive_since')::pg_catalog.timestamptz)
                  FROM pg_catalog.pg_replication_slots s CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(s) AS row) j
                 WHERE s.slot_name = $1";
     let rows =
@@ -90,6 +94,7 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
         invalidation_reason: row.get(11),
         failover: row.get(12),
         synced: row.get(13),
+        inactive_for: row.get::<_, Option<f64>>(14).and_then(|secs| Duration::try_from_secs_f64(secs.max(0.0)).ok()),
     }))
 }
 
@@ -97,6 +102,60 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
 pub(super) fn lsn(text: Option<&str>) -> Result<Option<Lsn>> {
     let parse = |text: &str| text.parse().map_err(|e| Error::bug("the server gave a position that is none").with_source(e));
     text.map(parse).transpose()
+}
+
+/// Who streams from a slot, as the server sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Holder {
+    /// Its process at the server.
+    pub pid: i32,
+    /// Its address; `None` for a Unix socket, and where this role may not see it.
+    pub address: Option<String>,
+    /// Its `application_name`, where this role may see it.
+    pub application: Option<String>,
+    /// Time since it last answered, or since it connected. `None`: this role may not see it (`pg_read_all_stats` may), or it is no
+    /// streaming session.
+    pub silent: Option<Duration>,
+    /// Where WAL ended at this look.
+    pub flushed: Lsn,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "server process {}", self.pid)?;
+        if let Some(address) = &self.address {
+            write!(f, ", from {address}")?;
+        }
+        if let Some(application) = self.application.as_ref().filter(|name| !name.is_empty()) {
+            write!(f, ", {application:?}")?;
+        }
+        match self.silent {
+            Some(silent) => write!(f, ", answered {} s ago", silent.as_secs()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Who streams from the slot of this name; `None` if nobody does, or it is not there. Not for a server in recovery.
+pub async fn holder(client: &(impl GenericClient + Sync), name: &str) -> Result<Option<Holder>> {
+    // A role without pg_read_all_stats sees of pg_stat_replication, even of its own sessions, neither state nor reply_time.
+    let sql = "SELECT s.active_pid, pg_catalog.host(r.client_addr), r.application_name,
+                      CASE WHEN r.state IS NOT NULL THEN pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() -
+                          GREATEST(r.reply_time, r.backend_start)) END,
+                      pg_catalog.pg_current_wal_flush_lsn()::text
+                 FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid
+                WHERE s.slot_name = $1 AND s.active_pid IS NOT NULL";
+    let doing = || format!("looking for who holds replication slot {name:?}");
+    let rows = client.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(|e| failed(doing(), e))?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let silent: Option<f64> = row.get(3);
+    Ok(Some(Holder {
+        pid: row.get(0),
+        address: row.get(1),
+        application: row.get(2),
+        silent: silent.and_then(|secs| Duration::try_from_secs_f64(secs.max(0.0)).ok()),
+        flushed: lsn(row.get(4))?.unwrap_or_default(),
+    }))
 }
 
 /// Makes the permanent slot `to` from the temporary slot `from`, at the same position; to be called from another session

@@ -8,6 +8,7 @@ use super::options::{ConnectOptions, Host, SslMode};
 use super::socket::{Quiet, TcpSocket};
 use super::{error, tls};
 use crate::error::{Error, Kind, Result};
+use crate::wait;
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use std::future::Future;
@@ -72,7 +73,7 @@ where
     F: Fn(Tls) -> Fut,
     Fut: Future<Output = Result<T>>,
 {
-    let bound = options.connect_timeout;
+    let bound = wait::limit().map_or(options.connect_timeout, |limit| limit.min(options.connect_timeout));
     let both = async {
         let first = match connect(Tls::AsAsked).await {
             Err(error) if may_go_without(options, &error) => error,
@@ -81,6 +82,7 @@ where
         connect(Tls::Without).await.map_err(|_| first)
     };
     let late = |_| Error::retry(format!("no connection within {} s (connect_timeout)", bound.as_secs()));
+    let both = wait::told(format!("a connection to {}", options.describe()), both);
     let result = timeout(bound, both).await.map_err(late).and_then(|result| result);
     result.map_err(|error| error.context(format!("connecting to {}", options.describe())))
 }

@@ -17,10 +17,12 @@ use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::postgres::catalogue::Table;
 use crate::postgres::error::screened;
 use crate::postgres::slot::Dropped;
-use crate::postgres::{Replication, System, connect_sql, publication, slot};
+use crate::postgres::{Replication, System, connect_sql, publication, server, slot};
 use crate::schema::version::{Fit, TableSchema};
 use crate::snapshot::{CopyJob, prepare};
-use std::collections::BTreeMap;
+use crate::table_name::TableName;
+use crate::wait::TELL_EVERY;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -28,6 +30,9 @@ use tokio_postgres::Client;
 
 /// Pause between two looks at somebody else's first start.
 const TURN_PAUSE: Duration = Duration::from_millis(500);
+/// Pause between two looks for a first table, and how often the wait is told.
+const EMPTY_PAUSE: Duration = Duration::from_secs(2);
+const EMPTY_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long a slot's holder that was fenced may need to leave.
 const HOLDER_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,16 +54,13 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     let client = connect_sql(&writer.options).await?;
     let info = source::check_server(&client, &writer.config).await?;
     // Of two first starts one goes on, the other waits here until that has ended or died.
-    turn(&client, &writer.config.source.slot).await?;
+    turn(&client, &writer.config.source.slot, writer.take_over).await?;
     let standing = load(writer.store.as_ref()).await?.map(|(w, _)| w);
     if !resnapshot && standing.as_ref().is_some_and(|w| w.slot_state == SlotState::Ready) {
         return Ok(Established::Before);
     }
     let known = standing.as_ref().map(|w| w.streamed().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
-    let tables = source::wanted(&client, &writer.config, &known, &writer.ended).await?;
-    if tables.is_empty() {
-        return Err(Error::source_refused("there is no table to stream: none of schema public has a key, or [[table]] names none"));
-    }
+    let tables = first_tables(writer, &client, &known).await?;
     let mut replication = Replication::connect(&writer.options).await?;
     let system = replication.identify_system().await?;
     replication.terminate().await;
@@ -74,8 +76,8 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
 }
 
 /// Waits for the session-level lock that only one establishing process holds; it ends with `client`.
-async fn turn(client: &Client, slot: &str) -> Result<()> {
-    let mut said = false;
+async fn turn(client: &Client, slot: &str, mut take_over: bool) -> Result<()> {
+    let mut told: Option<Instant> = None;
     loop {
         let row = client
             .query_one("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('huella'), pg_catalog.hashtext($1))", &[&slot])
@@ -84,10 +86,48 @@ async fn turn(client: &Client, slot: &str) -> Result<()> {
         if row.get(0) {
             return Ok(());
         }
-        if !std::mem::replace(&mut said, true) {
-            tracing::info!(slot, "another process makes the first start, waiting");
+        let holder = server::advisory_holder(client, slot).await?;
+        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            tracing::info!(
+                slot,
+                server_pid = holder,
+                "another process makes the first start, waiting until it has (`huella run --take-over` ends its session)"
+            );
+            told = Some(Instant::now());
+        }
+        if let Some(pid) = holder.filter(|_| std::mem::take(&mut take_over)) {
+            tracing::warn!(pid, "ending the session of another first start: --take-over was asked for");
+            server::terminate(client, pid).await?;
         }
         tokio::time::sleep(TURN_PAUSE).await;
+    }
+}
+
+/// The tables to begin with. Without a list an always-on writer waits for the first one: beside a new project it would else be restarted in vain
+/// until somebody makes a table.
+async fn first_tables(writer: &Writer, client: &Client, known: &BTreeSet<TableName>) -> Result<Vec<Table>> {
+    let mut told: Option<Instant> = None;
+    loop {
+        let tables = source::wanted(client, &writer.config, known, &writer.ended).await?;
+        if !tables.is_empty() {
+            return Ok(tables);
+        }
+        if writer.config.tables.is_some() {
+            return Err(Error::source_refused("there is no table to stream: [[table]] names none in mode \"stream\""));
+        }
+        if writer.target.is_some() {
+            return Err(Error::source_refused(
+                "there is no table to stream yet: none of schema public can be streamed (`huella check` names those that cannot). \
+                 Make one with a primary key, or name tables of other schemas under [[table]]",
+            ));
+        }
+        if told.is_none_or(|at| at.elapsed() >= EMPTY_TOLD_EVERY) {
+            tracing::warn!(
+                "no table of schema public can be streamed yet, waiting for the first one (`huella check` names those that cannot)"
+            );
+            told = Some(Instant::now());
+        }
+        tokio::time::sleep(EMPTY_PAUSE).await;
     }
 }
 
@@ -96,6 +136,7 @@ fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
         format: FORMAT,
         epoch: Epoch(1),
         writer: writer.id.clone(),
+        tenure: writer.tenure,
         seq: CommitSeq(0),
         through: None,
         last_transaction: None,
@@ -110,6 +151,7 @@ fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
             publication: None,
         },
         tables: BTreeMap::new(),
+        pending_since: BTreeMap::new(),
     }
 }
 
@@ -147,7 +189,7 @@ async fn intend(
             if resnapshot {
                 tracing::warn!("making the slot anew and copying every table");
             }
-            claim(Arc::clone(&writer.store), &writer.id, |_| Ok(()), |w| w.slot_state = SlotState::Creating).await
+            claim(Arc::clone(&writer.store), (&writer.id, writer.tenure), |_| Ok(()), |w| w.slot_state = SlotState::Creating).await
         }
     }
 }

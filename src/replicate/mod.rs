@@ -15,6 +15,7 @@ mod proposals;
 mod registry;
 mod session;
 mod source;
+mod standby;
 mod supervise;
 mod takeover;
 mod wire;

@@ -14,7 +14,7 @@ use crate::commit::{self, Change, FileNamer, chain_since, claim, load, put_docum
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::lake::{FORMAT, Proposal, ProposedTable, Watermark};
+use crate::lake::{FORMAT, Proposal, ProposedTable, Tenure, Watermark};
 use crate::lsn::CommitSeq;
 use crate::postgres::catalogue::{self, Table};
 use crate::postgres::fingerprint::same_rows;
@@ -25,23 +25,32 @@ use crate::snapshot::{Copied, CopyJob, Prepared, content, copy_all, prepare, pre
 use crate::stdout;
 use crate::store::Store;
 use crate::table_name::TableName;
+use crate::wait::TELL_EVERY;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 /// A void proposal is made anew this often: something changed the tables each time, and a person should look.
 const ATTEMPTS: u32 = 5;
 /// How often the watermark is looked at while the writer is waited for.
 const POLL: Duration = Duration::from_millis(500);
-/// A writer that commits nothing for so many heartbeats, and holds no slot, is not there.
+/// A writer that commits nothing for so many heartbeats, and holds no slot as long, is not there.
 const HEARTBEATS: u32 = 3;
 
 /// What is to be copied.
 struct Plan {
     catalogues: Vec<TableName>,
     streamed: Vec<TableName>,
+}
+
+/// What was seen of a writer that may be gone.
+#[derive(Default)]
+struct Absence {
+    /// Since when nobody streams from the slot, as far as this process has looked.
+    slot_free_since: Option<Instant>,
 }
 
 /// How a proposal ended.
@@ -268,7 +277,7 @@ impl Offer<'_> {
     /// Waits until a writer takes the proposal; where none runs, becomes one.
     async fn hand_over(&self, found: &Found, seen: CommitSeq, stop: &mut watch::Receiver<bool>) -> Result<Ended> {
         let client = connect_sql(&self.options).await?;
-        let mut said = false;
+        let (mut told, mut absence) = (None, Absence::default());
         loop {
             let there = commit::persist("look for the proposal", || self.store.head(&found.path)).await?.is_some();
             // The object is removed after the commit: gone and not in the chain means void.
@@ -283,7 +292,7 @@ impl Offer<'_> {
             if *stop.borrow() {
                 return Err(Error::retry("asked to stop; the copies are handed over, and the next writer takes them"));
             }
-            if !self.writer_runs(&client, &watermark).await? {
+            if self.nobody_writes(&client, &watermark, &mut absence).await? {
                 match self.alone(found, stop).await {
                     // A writer began meanwhile: it takes it.
                     Err(error) if error.kind() == Kind::Fenced || error.is_retry() => {
@@ -293,8 +302,21 @@ impl Offer<'_> {
                     Ok(None) => {}
                     Err(error) => return Err(error),
                 }
-            } else if !std::mem::replace(&mut said, true) {
-                tracing::info!(proposal = found.path, "the copies are handed to the writer, which takes them at its next heartbeat");
+            } else if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
+                told = Some(Instant::now());
+                match absence.slot_free_since {
+                    None => tracing::info!(
+                        proposal = found.path,
+                        writer = watermark.writer,
+                        "the copies are handed to the writer, which takes them at its next heartbeat"
+                    ),
+                    Some(_) => tracing::info!(
+                        proposal = found.path,
+                        writer = watermark.writer,
+                        "nobody streams from the slot now; waiting {} heartbeats for the writer to come back before its place is taken",
+                        HEARTBEATS
+                    ),
+                }
             }
             tokio::select! {
                 biased;
@@ -310,28 +332,40 @@ impl Offer<'_> {
         Ok(since.iter().find(|m| m.proposals.contains(&found.path)).map(|m| m.seq))
     }
 
-    async fn writer_runs(&self, client: &Client, watermark: &Watermark) -> Result<bool> {
+    /// Whether it is plain that no writer is there: it said that it left, or slot and watermark have both stood still for three heartbeats. One
+    /// that merely cannot reach the source comes back within that time, or begins again behind us (`Tenure::Passing`).
+    async fn nobody_writes(&self, client: &Client, watermark: &Watermark, absence: &mut Absence) -> Result<bool> {
         let slot = slot::read(client, &watermark.source.slot).await?;
-        if slot.is_some_and(|s| s.active) {
+        let bound = self.config.batch.heartbeat * HEARTBEATS;
+        let unused_for = match slot {
+            Some(slot) if slot.active => {
+                absence.slot_free_since = None;
+                return Ok(false);
+            }
+            Some(slot) => slot.inactive_for,
+            None => None,
+        };
+        let observed = absence.slot_free_since.get_or_insert_with(Instant::now).elapsed();
+        if watermark.tenure == Tenure::Left {
             return Ok(true);
         }
         let age = chrono::DateTime::parse_from_rfc3339(&watermark.commit_time)
             .ok()
             .and_then(|at| chrono::Utc::now().signed_duration_since(at).to_std().ok());
-        Ok(age.is_none_or(|age| age < self.config.batch.heartbeat * HEARTBEATS))
+        Ok(age.is_some_and(|age| age >= bound) && observed.max(unused_for.unwrap_or_default()) >= bound)
     }
 
     /// Nobody runs: catalogues are committed by claiming the epoch, streamed tables by streaming until the copy's point.
     async fn alone(&self, found: &Found, stop: &mut watch::Receiver<bool>) -> Result<Option<Ended>> {
         if found.proposal.tables.iter().any(|t| t.mode == TableMode::Stream) {
             tracing::info!("no writer runs: streaming until the copies' position is reached");
-            run_until_taken(self.config.clone(), Mode { until_caught_up: true, resnapshot: false }, stop.clone()).await?;
+            run_until_taken(self.config.clone(), Mode { until_caught_up: true, ..Mode::default() }, stop.clone()).await?;
             return Ok(None); // the next look says whether it was taken or void
         }
         let void = |w: &Watermark| found.proposal.judge(w);
         let admit = |w: &Watermark| void(w).map_err(Error::retry);
         tracing::info!("no writer runs: committing the catalogues by a claim of the lake");
-        let mut held = match claim(Arc::clone(&self.store), &self.id, admit, |_| {}).await {
+        let mut held = match claim(Arc::clone(&self.store), (&self.id, Tenure::Passing), admit, |_| {}).await {
             Ok(held) => held,
             Err(error) => {
                 return match void(&self.standing().await?) {
@@ -351,7 +385,12 @@ impl Offer<'_> {
             proposals: copies.proposal.into_iter().collect(),
             reset: false,
         };
-        held.commit(change, |watermark| copies.edits.iter().for_each(|edit| edit.apply(watermark))).await?;
+        // One write says both: what was committed, and that nobody holds the lake any more.
+        let edit = |watermark: &mut Watermark| {
+            copies.edits.iter().for_each(|edit| edit.apply(watermark));
+            watermark.tenure = Tenure::Left;
+        };
+        held.commit(change, edit).await?;
         let seq = held.watermark().seq;
         failpoint::hit("snapshot.after_alone");
         // The commit stands whatever becomes of the object: the next writer finds it settled.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{DataFile, Watermark};
 use crate::lsn::Lsn;
+use crate::wait;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -83,8 +84,13 @@ impl Pipeline {
             let encoder = tokio::spawn(encode_all(to_encode, encoded));
             let mut committer = Committer { held, report, ready: None, tail: Vec::new(), waiting: Vec::new() };
             let mut done = committer.run(to_commit).await;
+            if done.is_err() {
+                // It may be waiting for an order that never comes, and the session waits for the end of both: neither would ever be told.
+                encoder.abort();
+            }
             match encoder.await {
                 Ok(Ok(())) => {}
+                Err(ended) if ended.is_cancelled() => {}
                 Ok(Err(error)) => done = done.and(Err(error)),
                 Err(panic) => done = done.and(Err(Error::bug("the encoder panicked").with_source(panic))),
             }
@@ -96,13 +102,15 @@ impl Pipeline {
     /// Room for a piece of this size; waits for it.
     pub(crate) async fn room(&self, bytes: usize) -> Result<Room> {
         let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX).min(self.room_units);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await;
+        let acquired = Arc::clone(&self.room).acquire_many_owned(units);
+        let room = wait::told("room in memory: what was received before is not in the lake yet", acquired).await;
         room.map(Arc::new).map_err(|closed| Error::bug("there is no room for pieces any more").with_source(closed))
     }
 
     /// Hands an order over; waits while the lake is slower than the source.
     pub(crate) async fn send(&self, order: Order) -> Result<()> {
-        self.orders.send(order).await.map_err(|_| Error::retry("the commit task has ended"))
+        let sent = wait::told("the lake to take what was received before", self.orders.send(order)).await;
+        sent.map_err(|_| Error::retry("the commit task has ended"))
     }
 
     /// Ends when the commit task has ended.
@@ -118,7 +126,7 @@ impl Pipeline {
     /// Commits what was handed over up to its last boundary, and gives the lake back.
     pub(crate) async fn finish(self) -> Result<Finished> {
         drop(self.orders);
-        self.task.await.map_err(|panic| Error::bug("the commit task panicked").with_source(panic))
+        wait::told("the last commit", self.task).await.map_err(|panic| Error::bug("the commit task panicked").with_source(panic))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Leaf, ReplicaIdentity, Table, TableKind};
 use crate::postgres::publication::{self, Publication};
-use crate::postgres::{column_list, server};
+use crate::postgres::{column_list, server, unstreamable};
 use crate::schema::HashKey;
 use crate::schema::version::Privacy;
 use crate::table_name::TableName;
@@ -135,8 +135,8 @@ fn refuse_unfit(config: &Config, table: &Table) -> Result<()> {
     let name = &table.name;
     if let Err(reason) = table.streamable() {
         return Err(Error::source_refused(format!(
-            "table {name} cannot be streamed: {reason}. Give it a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL, or leave it out (`huella check` has the mend)",
-            name.sql()
+            "table {name} cannot be streamed: {reason}. To stream it: {}; or leave it out",
+            unstreamable::fix(table, &reason)
         )));
     }
     refuse_hidden(config, table)

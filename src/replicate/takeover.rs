@@ -1,9 +1,10 @@
 //! Take-over: the slot first, the epoch second.
 //!
-//! Owns: waiting for a slot in use, the refusals that compare slot, server and watermark. Invariants: the lake is
-//! claimed only by who holds the slot; until then nothing is acknowledged; a hole is refused, never passed over.
+//! Owns: getting the slot, the refusals that compare slot, server and watermark. Does not own: who else may hold it (`standby`).
+//! Invariants: the lake is claimed only by who holds the slot; until then nothing is acknowledged; a hole is refused, never passed over.
 
 use super::source::{primary, refuse_by_version};
+use super::standby::{Standby, Verdict};
 use super::writer::Writer;
 use crate::commit::{claim, load};
 use crate::config::Source;
@@ -12,18 +13,17 @@ use crate::lake::Watermark;
 use crate::lsn::Lsn;
 use crate::postgres::slot::Slot;
 use crate::postgres::{ConnectOptions, Replication, ReplicationStream, StreamSetup, System, connect_sql, slot, sqlstate};
+use crate::wait;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-/// Pause between two attempts to get a slot that is in use.
+/// Pause between two looks at a slot that is in use.
 const SLOT_PAUSE: Duration = Duration::from_millis(500);
-/// Beyond `wal_sender_timeout`: what a dying walsender may need.
-const SLOT_PATIENCE: Duration = Duration::from_secs(30);
-/// `wal_sender_timeout = 0` means never; this is PostgreSQL's default.
-const DEFAULT_SENDER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often a wait is logged.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// The same after its holder was ended: who is quicker than a process that connects again gets the slot.
+const SLOT_PAUSE_SHORT: Duration = Duration::from_millis(20);
+/// How often the watermark is read meanwhile: a standby may stand by for months.
+const WATERMARK_EVERY: Duration = Duration::from_secs(5);
 
 /// A stream of the slot that is held.
 pub(crate) struct Taken {
@@ -40,10 +40,11 @@ struct Acquired {
     version: i32,
 }
 
-/// Gets the slot, judges it against the watermark, claims the epoch (or confirms it after a reconnection).
-pub(crate) async fn take_over(writer: &mut Writer) -> Result<Taken> {
+/// Gets the slot, judges it against the watermark, claims the epoch (or confirms it after a reconnection). `None`: another writer holds the
+/// slot and has brought the lake to where this one was to end.
+pub(crate) async fn take_over(writer: &mut Writer) -> Result<Option<Taken>> {
     let client = connect_sql(&writer.options).await?;
-    let Acquired { stream, timeline, version } = acquire(writer, &client).await?;
+    let Some(Acquired { stream, timeline, version }) = acquire(writer, &client).await? else { return Ok(None) };
     let found = slot::read(&client, &writer.config.source.slot).await?;
     let confirmed = found.and_then(|s| s.confirmed_flush).unwrap_or(Lsn::ZERO);
     match writer.held.as_mut() {
@@ -56,14 +57,15 @@ pub(crate) async fn take_over(writer: &mut Writer) -> Result<Taken> {
         }
         None => {
             let name = writer.config.source.slot.clone();
-            let held =
-                claim(writer.store.clone(), &writer.id, |w| refuse_ahead(w, confirmed, &name), |w| w.source.timeline = timeline).await?;
+            let edit = |w: &mut Watermark| w.source.timeline = timeline;
+            let held = claim(writer.store.clone(), (&writer.id, writer.tenure), |w| refuse_ahead(w, confirmed, &name), edit).await?;
+            writer.take_over = false;
             tracing::info!(epoch = held.watermark().epoch.0, through = %held.watermark().position(), "took the lake over");
             writer.held = Some(held);
         }
     }
     writer.announced.begin(version, confirmed);
-    Ok(Taken { stream, client, confirmed })
+    Ok(Some(Taken { stream, client, confirmed }))
 }
 
 /// The watermark as it stands: ours if we hold it, else the lake's.
@@ -74,33 +76,19 @@ async fn standing(writer: &Writer) -> Result<Watermark> {
     }
 }
 
-async fn acquire(writer: &Writer, client: &Client) -> Result<Acquired> {
+async fn acquire(writer: &Writer, client: &Client) -> Result<Option<Acquired>> {
     let source = &writer.config.source;
     let info = primary(client).await?;
     refuse_by_version(&writer.config, info.version_num)?;
-    let timeout = match info.wal_sender_timeout_ms {
-        0 => DEFAULT_SENDER_TIMEOUT,
-        ms => Duration::from_millis(ms.unsigned_abs()),
-    };
-    let patience = timeout + SLOT_PATIENCE;
-    let (mut since, mut seen) = (Instant::now(), standing(writer).await?);
-    let mut reported: Option<Instant> = None;
+    let mut standby = Standby::begin(&info, &writer.config.batch);
     loop {
         let mut replication = Replication::connect(&writer.options).await?;
         let system = replication.identify_system().await?;
-        let watermark = standing(writer).await?;
-        if let Some(held) = &writer.held
-            && watermark.epoch > held.watermark().epoch
-        {
-            return Err(Error::fenced(format!(
-                "writer {} took the lake over with epoch {} while this one was away; nothing of ours was lost",
-                watermark.writer, watermark.epoch.0
-            )));
-        }
+        let watermark = ours(writer, standing(writer).await?)?;
         check_cluster(&watermark, &system, &mut replication, &writer.options).await?;
         let slot = check_slot(client, &source.slot, &info.database).await?;
         let error = match start(replication, source, slot.failover).await {
-            Ok(stream) => return Ok(Acquired { stream, timeline: system.timeline, version: info.version_num }),
+            Ok(stream) => return Ok(Some(Acquired { stream, timeline: system.timeline, version: info.version_num })),
             Err(error) => error,
         };
         match sqlstate(&error) {
@@ -110,22 +98,68 @@ async fn acquire(writer: &Writer, client: &Client) -> Result<Acquired> {
             }
             _ => return Err(error),
         }
-        if (watermark.seq, watermark.epoch, &watermark.commit_time) != (seen.seq, seen.epoch, &seen.commit_time) {
-            (since, seen) = (Instant::now(), watermark);
+        if !until_free(writer, client, &mut standby).await? {
+            return Ok(None);
         }
-        let holder = slot::read(client, &source.slot).await?.and_then(|s| s.active_pid);
-        if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
-            tracing::info!(slot = %source.slot, pid = holder, "the slot is in use by another writer, waiting");
-            reported = Some(Instant::now());
+    }
+}
+
+/// Waits until nobody holds the slot; ends who is dead, or whoever holds it if a person asked for that. False: another writer has done
+/// what this one was to do.
+async fn until_free(writer: &Writer, client: &Client, standby: &mut Standby) -> Result<bool> {
+    let slot = &writer.config.source.slot;
+    let mut watermark = ours(writer, standing(writer).await?)?;
+    let (mut read, mut ended) = (Instant::now(), false);
+    loop {
+        // Nobody, or for a moment nobody that can be seen: the next attempt to start tells.
+        let Some(holder) = slot::holder(client, slot).await? else { return Ok(true) };
+        if read.elapsed() >= if writer.target.is_some() { SLOT_PAUSE } else { WATERMARK_EVERY } {
+            let before = watermark.through;
+            (watermark, read) = (ours(writer, standing(writer).await?)?, Instant::now());
+            if watermark.through != before {
+                wait::moved(); // by the other's hands
+            }
         }
-        if since.elapsed() >= patience
-            && let Some(pid) = holder
-        {
-            tracing::warn!(pid, "the slot's holder committed nothing for {} s, ending its session", patience.as_secs());
-            slot::terminate_holder(client, &source.slot, pid).await?;
-            since = Instant::now();
+        if let Some(target) = writer.target.filter(|target| writer.held.is_none() && watermark.position() >= *target) {
+            tracing::info!(%target, through = %watermark.position(), "another writer has brought the lake past all that was in the WAL at the start; it is left alone");
+            warn_of_pending(&watermark);
+            return Ok(false);
         }
-        tokio::time::sleep(SLOT_PAUSE).await;
+        let now = Instant::now();
+        standby.tell(slot, &holder, &watermark, writer.target, now);
+        let verdict = match standby.judge(&holder, &watermark, now) {
+            Verdict::Lives if writer.take_over => Verdict::End("--take-over was asked for".to_owned()),
+            verdict => verdict,
+        };
+        if let Verdict::End(why) = verdict {
+            // The watermark may have been read seconds ago: a live holder is not ended for that.
+            watermark = ours(writer, standing(writer).await?)?;
+            if writer.take_over || standby.judge(&holder, &watermark, now) != Verdict::Lives {
+                tracing::warn!(slot, pid = holder.pid, why, "ending its session: the slot's holder ({holder})");
+                ended = slot::terminate_holder(client, slot, holder.pid).await?;
+                standby.ended_one();
+            }
+        }
+        tokio::time::sleep(if ended { SLOT_PAUSE_SHORT } else { SLOT_PAUSE }).await;
+    }
+}
+
+/// The watermark, if nobody has taken the lake from us meanwhile.
+fn ours(writer: &Writer, watermark: Watermark) -> Result<Watermark> {
+    match &writer.held {
+        Some(held) if watermark.epoch > held.watermark().epoch => Err(Error::fenced(format!(
+            "writer {} took the lake over with epoch {} while this one was away; nothing of ours was lost",
+            watermark.writer, watermark.epoch.0
+        ))),
+        _ => Ok(watermark),
+    }
+}
+
+fn warn_of_pending(watermark: &Watermark) {
+    let pending = watermark.streamed().filter(|(_, mark)| mark.version.is_none() || !mark.pending.is_empty());
+    let names: Vec<String> = pending.map(|(name, _)| name.to_string()).collect();
+    if !names.is_empty() {
+        tracing::warn!(tables = names.join(", "), "these tables still wait for a copy, which that writer makes");
     }
 }
 

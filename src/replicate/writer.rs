@@ -7,6 +7,7 @@ use super::copier::Copier;
 use crate::commit::Held;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lake::Tenure;
 use crate::lsn::{Epoch, Lsn};
 use crate::postgres::ConnectOptions;
 use crate::schema::HashKey;
@@ -32,6 +33,12 @@ pub(crate) struct Writer {
     pub(crate) prepared: Option<(Prepared, Vec<CopyJob>)>,
     /// Finished copies that the last session did not live to commit, and the epoch of its claim.
     pub(crate) unsettled: Vec<(Epoch, Copied)>,
+    /// How long it means to hold the lake.
+    pub(crate) tenure: Tenure,
+    /// Whoever holds the slot is ended at the first take-over.
+    pub(crate) take_over: bool,
+    /// The tables that are left out were named.
+    pub(crate) told_left_out: bool,
     /// Where `--until-caught-up` ends.
     pub(crate) target: Option<Lsn>,
     pub(crate) announced: Announced,
@@ -59,6 +66,12 @@ impl Writer {
     /// Workers of a copy: as configured, but no more than the budget has room for.
     pub(crate) fn copy_workers(&self) -> usize {
         self.config.snapshot.workers.min(self.copy_bytes() / COPY_WORKER_BYTES_MIN).max(1)
+    }
+
+    /// After a fencing: what was learnt or made under the claim is of no use, and its files belong to no commit.
+    pub(crate) fn forget_claim(&mut self) {
+        (self.held, self.prepared, self.copier) = (None, None, Copier::new());
+        self.unsettled.clear();
     }
 
     /// The claim, which there must be by now.

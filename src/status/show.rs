@@ -2,10 +2,12 @@
 //!
 //! Owns: both forms. Invariants: both say the same; the document's fields are only ever added to.
 
-use super::{Files, Lake, Source, distance};
+use super::attention::Attention;
+use super::{Files, Lake, Source, distance, lag_secs, span};
 use crate::lake::{SlotState, TableMark};
 use crate::postgres::server::Blocker;
 use crate::postgres::slot::Slot;
+use crate::postgres::unstreamable::LeftOut;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -14,7 +16,7 @@ use std::fmt::Write;
 const STANDS_STILL: &str = "stands still until its copy is committed";
 
 /// The JSON document. `lag_secs` is the age of the last commit if anything was written since, else 0.
-pub(super) fn document(lake: &Lake, source: &Result<Source, String>) -> Value {
+pub(super) fn document(lake: &Lake, source: &Result<Source, String>, found: &[Attention]) -> Value {
     let watermark = &lake.watermark;
     let tables: Vec<Value> = watermark
         .tables
@@ -23,26 +25,25 @@ pub(super) fn document(lake: &Lake, source: &Result<Source, String>) -> Value {
             let files = lake.files.get(name).copied().unwrap_or_default();
             json!({
                 "table": name, "mode": mark.mode.as_str(), "version": mark.version, "snapshot": mark.snapshot, "pending": versions(mark),
-                "reason": reason(mark), "changes": mark.changes, "note": waits(mark).then_some(STANDS_STILL), "files": files.count, "rows": files.rows, "bytes": files.bytes,
+                "pending_since": watermark.pending_since.get(name), "reason": reason(mark), "changes": mark.changes, "note": waits(mark).then_some(STANDS_STILL), "files": files.count, "rows": files.rows, "bytes": files.bytes,
             })
         })
         .collect();
     let mut document = json!({
         "lake": lake.url, "through": watermark.through, "epoch": watermark.epoch, "seq": watermark.seq, "writer": watermark.writer,
         "slot_state": watermark.slot_state, "commit_time": watermark.commit_time, "age_secs": lake.age_secs,
-        "lag_bytes": null, "lag_secs": null, "slot": null, "tables": tables, "blockers": [], "warning": null,
+        "lag_bytes": null, "lag_secs": null, "slot": null, "tables": tables, "left_out": [], "blockers": [],
+        "warning": found.first().map(|one| one.text.clone()), "attention": found,
     });
-    match source {
-        Ok(source) => {
-            let lag = watermark.through.map(|through| distance(through, source.current_wal));
-            document["current_wal"] = json!(source.current_wal);
-            document["lag_bytes"] = json!(lag);
-            document["lag_secs"] = json!(lag_secs(lake, lag));
-            document["slot"] = source.slot.as_ref().map_or(Value::Null, |slot| slot_document(slot, source));
-            document["blockers"] = source.blockers.iter().map(blocker_document).collect();
-            document["warning"] = json!(slot_warning(source, &watermark.source.slot));
-        }
-        Err(error) => document["warning"] = json!(format!("the source cannot be reached: {error}")),
+    if let Ok(source) = source {
+        let lag = watermark.through.map(|through| distance(through, source.current_wal));
+        document["current_wal"] = json!(source.current_wal);
+        document["lag_bytes"] = json!(lag);
+        document["lag_secs"] = json!(lag_secs(lake, lag));
+        document["slot"] = source.slot.as_ref().map_or(Value::Null, |slot| slot_document(slot, source));
+        document["blockers"] = source.blockers.iter().map(blocker_document).collect();
+        let left_out = |out: &LeftOut| json!({"table": out.table, "why": out.why.to_string(), "fix": out.fix});
+        document["left_out"] = source.left_out.iter().map(left_out).collect();
     }
     document
 }
@@ -64,7 +65,7 @@ fn blocker_document(blocker: &Blocker) -> Value {
 }
 
 /// The same for people.
-pub(super) fn text(lake: &Lake, source: &Result<Source, String>) -> String {
+pub(super) fn text(lake: &Lake, source: &Result<Source, String>, found: &[Attention]) -> String {
     let watermark = &lake.watermark;
     let mut out = String::new();
     let mut say = |label: &str, text: String| writeln!(out, "{label:<10} {text}").expect("writing to a String cannot fail");
@@ -73,22 +74,19 @@ pub(super) fn text(lake: &Lake, source: &Result<Source, String>) -> String {
     let through = watermark.through.map_or("nothing yet (a first start is under way)".to_owned(), |lsn| lsn.to_string());
     say("through", format!("{through} (commit {} at {}{age})", watermark.seq.0, watermark.commit_time));
     say("writer", format!("{} (epoch {})", watermark.writer, watermark.epoch.0));
-    match source {
-        Ok(source) => {
-            if let Some(through) = watermark.through {
-                let lag = distance(through, source.current_wal);
-                let secs = lag_secs(lake, Some(lag)).map_or(String::new(), |secs| format!(", {}", span(secs)));
-                say("lag", format!("{}{secs} (the server's WAL ends at {})", ByteSize(lag), source.current_wal));
-            }
-            match &source.slot {
-                Some(slot) => say("slot", slot_text(slot, source)),
-                None => say("slot", format!("{}: not there", watermark.source.slot)),
-            }
-            if let Some(warning) = slot_warning(source, &watermark.source.slot) {
-                say("warning", warning);
-            }
+    for one in found {
+        say("problem", format!("{} [{}] → {}", one.text, one.code, one.fix));
+    }
+    if let Ok(source) = source {
+        if let Some(through) = watermark.through {
+            let lag = distance(through, source.current_wal);
+            let secs = lag_secs(lake, Some(lag)).map_or(String::new(), |secs| format!(", {}", span(secs)));
+            say("lag", format!("{}{secs} (the server's WAL ends at {})", ByteSize(lag), source.current_wal));
         }
-        Err(error) => say("warning", format!("the source cannot be reached, so its half is missing: {error}")),
+        match &source.slot {
+            Some(slot) => say("slot", slot_text(slot, source)),
+            None => say("slot", format!("{}: not there", watermark.source.slot)),
+        }
     }
     if watermark.slot_state == SlotState::Creating {
         say("slot", "its creation is under way, or was interrupted: `huella run` goes on with it".to_owned());
@@ -98,6 +96,9 @@ pub(super) fn text(lake: &Lake, source: &Result<Source, String>) -> String {
         for change in &mark.changes {
             say("changed", format!("{name}, version {} at {}: {}", change.version, change.at, change.what));
         }
+    }
+    for out in source.iter().flat_map(|source| &source.left_out) {
+        say("left out", format!("{}: {} → {}", out.table, out.why, out.fix));
     }
     for blocker in source.iter().flat_map(|source| &source.blockers) {
         say("blocker", format!("a copy waits for the end of this transaction: {blocker}"));
@@ -129,14 +130,6 @@ fn slot_text(slot: &Slot, source: &Source) -> String {
     text
 }
 
-fn slot_warning(source: &Source, name: &str) -> Option<String> {
-    match &source.slot {
-        None => Some(format!("slot {name} is not there: `huella run` makes it at a first start, else `huella run --resnapshot` is needed")),
-        Some(slot) if slot.is_lost() => Some(format!("slot {name} is lost, and changes with it: `huella run --resnapshot` is needed")),
-        Some(_) => None,
-    }
-}
-
 fn table_text(mark: &TableMark, files: Files) -> String {
     let version = mark.version.map_or("no version yet".to_owned(), |version| format!("version {version}"));
     let mode = if mark.mode.is_stream() { "" } else { "catalogue, " };
@@ -165,17 +158,4 @@ fn reason(mark: &TableMark) -> Option<&str> {
 
 fn versions(mark: &TableMark) -> Vec<u32> {
     mark.pending.iter().map(|pending| pending.version).collect()
-}
-
-fn lag_secs(lake: &Lake, lag_bytes: Option<u64>) -> Option<f64> {
-    match lag_bytes? {
-        0 => Some(0.0),
-        _ => lake.age_secs,
-    }
-}
-
-/// A span of time for people.
-fn span(secs: f64) -> String {
-    let whole = std::time::Duration::from_secs(secs as u64);
-    if secs < 60.0 { format!("{secs:.1} s") } else { humantime::format_duration(whole).to_string() }
 }

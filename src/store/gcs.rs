@@ -118,8 +118,7 @@ impl GcsStore {
         let credentials = match settings.emulator {
             Some(_) => anonymous::Builder::new().build(),
             None => CredentialsBuilder::default().build().map_err(|e| {
-                let mend = "set GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth application-default login";
-                StoreError::refused(&uri, format!("no Google credentials: {}; {mend}", gcs_error::chain(&e)))
+                StoreError::refused(&uri, format!("no Google credentials: {}; {}", gcs_error::chain(&e), gcs_error::MEND_CREDENTIALS))
             })?,
         };
         let base = settings.emulator.unwrap_or_else(|| ENDPOINT.to_owned());

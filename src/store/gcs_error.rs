@@ -13,8 +13,9 @@ const ANSWER_CHARS_MAX: usize = 300;
 
 const MEND_RIGHTS: &str = "grant this service account roles/storage.objectUser (or roles/storage.objectAdmin) on the bucket: \
      gcloud storage buckets add-iam-policy-binding";
-const MEND_CREDENTIALS: &str = "attach a service account to the service, set GOOGLE_APPLICATION_CREDENTIALS, \
-     or run: gcloud auth application-default login";
+/// How to get credentials.
+pub(crate) const MEND_CREDENTIALS: &str = "run `gcloud auth application-default login`; or set GOOGLE_APPLICATION_CREDENTIALS, or attach a service \
+     account to what runs huella";
 
 /// A server's "no", reduced to what decides.
 #[derive(Debug)]
@@ -114,7 +115,8 @@ impl ClientFailure {
 pub(super) fn of_credentials(error: &CredentialsError) -> ClientFailure {
     let said = chain(error);
     match error.is_transient() {
-        true => ClientFailure { passing: true, message: format!("getting an access token: {said}") },
+        // Outside Google Cloud this is what missing credentials look like: a metadata server that does not answer.
+        true => ClientFailure { passing: true, message: format!("getting an access token: {said}; if this stays: {MEND_CREDENTIALS}") },
         false => ClientFailure { passing: false, message: format!("getting an access token: {said}; {MEND_CREDENTIALS}") },
     }
 }

@@ -13,6 +13,7 @@ mod local_file;
 
 pub use fault::{FaultStore, Plan};
 pub use gcs::{GcsSettings, GcsStore};
+pub(crate) use gcs_error::MEND_CREDENTIALS;
 pub use local::LocalStore;
 
 use crate::error::{Error, Result};

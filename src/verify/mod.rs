@@ -28,6 +28,7 @@ use crate::table_name::TableName;
 use report::Report;
 use std::sync::Arc;
 use table::Side;
+use tokio::time::Instant;
 
 /// Compares `tables` (none: all streamed ones) and prints what differs.
 ///
@@ -42,16 +43,27 @@ pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
     }
     let names: Vec<TableName> =
         if tables.is_empty() { watermark.streamed().map(|(name, _)| name.clone()).collect() } else { tables.to_vec() };
-    let cut = point::cut(config, &watermark, &names).await?;
-    let watermark = cut.reached(config, store.as_ref()).await?;
+    let (cut, watermark) = settled(config, store.as_ref(), &names).await?;
     let live = commit::live(store.as_ref(), &watermark, false).await?;
     let hash = config.hash_key.as_ref().map(|key| HashKey::new(key.expose().as_bytes()));
-    let mut different = 0;
+    let (mut different, mut compared, mut waiting) = (0, 0, Vec::new());
     for name in &names {
         let mut report = Report::default();
         match (watermark.tables.get(name), cut.tables.iter().find(|table| table.name == *name)) {
-            (None, _) => report.note("is no longer replicated".to_owned()),
-            (_, None) => report.note("is not there at the source".to_owned()),
+            // The writer follows at its next look, or has: that is no difference of what is replicated.
+            (None, _) => {
+                crate::stdout::line(&format!("{name}: passed over, it is no longer replicated"))?;
+                continue;
+            }
+            (_, None) => {
+                crate::stdout::line(&format!("{name}: passed over, it is gone at the source"))?;
+                continue;
+            }
+            (Some(mark), Some(_)) if waits(mark) => {
+                crate::stdout::line(&format!("{name}: not compared, it waits for its copy, which `huella run` makes"))?;
+                waiting.push(name.to_string());
+                continue;
+            }
             (Some(mark), Some(table)) => {
                 let files: Vec<LiveFile> = live.iter().filter(|live| live.file.table == *name).cloned().collect();
                 if edited(&watermark, &cut, name) {
@@ -68,13 +80,46 @@ pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
                 }
             }
         }
+        compared += 1;
         different += usize::from(!report.is_equal());
         crate::stdout::line(&report.lines(name, cut.point).join("\n"))?;
     }
     if different > 0 {
-        return Err(Error::found(format!("{different} of {} tables differ at {}", names.len(), cut.point)));
+        return Err(Error::found(format!("{different} of {compared} tables differ at {}", cut.point)));
+    }
+    if !waiting.is_empty() {
+        let names = waiting.join(", ");
+        return Err(Error::retry(format!(
+            "{names} not compared: no copy was committed in time (`huella status` says why it waits); try again"
+        )));
     }
     crate::stdout::line(&format!("source and lake are equal at {}", cut.point))
+}
+
+/// A position, and the lake at it, with no copy of `names` under way: as long as a writer runs, these are waited for.
+async fn settled(config: &Config, store: &dyn Store, names: &[TableName]) -> Result<(point::Cut, Watermark)> {
+    let until = Instant::now() + point::patience(config);
+    loop {
+        let before = point::await_copies(config, store, names, until).await?;
+        let cut = point::cut(config, &before, names).await?;
+        let watermark = cut.reached(config, store).await?;
+        let moved = |name: &&TableName| {
+            let there = cut.tables.iter().find(|table| table.name == **name);
+            watermark.tables.get(*name).zip(there).is_some_and(|(mark, table)| {
+                mark.mode.is_stream() && (waits(mark) || mark.oid != table.oid || mark.snapshot.is_some_and(|copied| copied > cut.point))
+            })
+        };
+        let Some(name) = names.iter().find(moved) else { return Ok((cut, watermark)) };
+        if Instant::now() >= until || !cut.writer_runs(&watermark).await? {
+            return Ok((cut, watermark));
+        }
+        tracing::info!(table = %name, "it is being copied again; the comparison waits for that and begins again");
+        tokio::time::sleep(point::POLL).await;
+    }
+}
+
+fn waits(mark: &TableMark) -> bool {
+    mark.version.is_none() || !mark.pending.is_empty()
 }
 
 /// Whether the table's membership of the publication is not the one that the lake knows.
@@ -96,10 +141,7 @@ struct Source<'a> {
 
 async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, files: &[LiveFile], report: &mut Report) -> Result<()> {
     let name = &source.table.name;
-    let Some(version) = mark.version.filter(|_| mark.pending.is_empty()) else {
-        report.note("waits for its copy, and stands still until it is committed: `huella run` makes it".to_owned());
-        return Ok(());
-    };
+    let Some(version) = mark.version else { return Err(Error::bug(format!("{name} was to be compared before its first copy"))) };
     if mark.snapshot.is_some_and(|copied| copied > source.point) {
         return Err(Error::retry(format!("{name} was copied anew during the comparison: run `huella verify` again")));
     }

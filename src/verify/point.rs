@@ -7,7 +7,7 @@
 use crate::commit;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::lake::Watermark;
+use crate::lake::{Tenure, Watermark};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
 use crate::postgres::catalogue::{self, Table};
@@ -24,7 +24,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 /// How often the watermark is looked at.
-const POLL: Duration = Duration::from_millis(300);
+pub(super) const POLL: Duration = Duration::from_millis(300);
 /// The slot is looked at once in so many polls: every 3 s.
 const POLLS_PER_SLOT: u32 = 10;
 /// A slot's creation waits for open transactions; longer than this, and the person is told for whose.
@@ -48,6 +48,46 @@ pub(super) struct Cut {
     pub(super) filters: BTreeMap<u32, String>,
     /// For questions outside of the snapshot.
     control: Client,
+}
+
+/// How long the lake may need to come to a position, or a writer to commit a copy.
+pub(super) fn patience(config: &Config) -> Duration {
+    config.batch.heartbeat * 3 + COMMIT_TIMEOUT
+}
+
+/// The watermark once none of `names` waits for a copy; as it is at `until`, or where nobody would make one.
+pub(super) async fn await_copies(config: &Config, store: &dyn Store, names: &[TableName], until: Instant) -> Result<Watermark> {
+    let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
+    let mut control: Option<Client> = None;
+    loop {
+        let watermark = commit::load(store).await?.ok_or_else(|| Error::lake("the watermark is gone"))?.0;
+        let waits = |name: &&TableName| watermark.tables.get(*name).is_some_and(super::waits);
+        let Some(waiting) = names.iter().find(waits) else { return Ok(watermark) };
+        let client = match control.take() {
+            Some(client) => client,
+            None => {
+                tracing::info!(table = %waiting, "it waits for its copy, and the comparison for that");
+                connect_sql(&options).await?
+            }
+        };
+        if Instant::now() >= until || !writer_runs(&client, &watermark).await? {
+            return Ok(watermark);
+        }
+        control = Some(client);
+        sleep(POLL).await;
+    }
+}
+
+/// Whether somebody streams from the lake's slot, or does again within a moment: DDL may end a writer's session, which it begins again.
+async fn writer_runs(client: &Client, watermark: &Watermark) -> Result<bool> {
+    for _ in 0..POLLS_PER_SLOT {
+        match slot::read(client, &watermark.source.slot).await? {
+            Some(slot) if slot.active => return Ok(true),
+            Some(_) if watermark.tenure != Tenure::Left => sleep(POLL).await,
+            _ => return Ok(false),
+        }
+    }
+    Ok(false)
 }
 
 /// Cuts the source.
@@ -106,10 +146,15 @@ async fn waits_for(control: &Client) -> Error {
 }
 
 impl Cut {
+    /// As [`writer_runs`].
+    pub(super) async fn writer_runs(&self, watermark: &Watermark) -> Result<bool> {
+        writer_runs(&self.control, watermark).await
+    }
+
     /// Waits until the lake holds everything below the position; returns the watermark that says so. Without a writer that
     /// is the present one, if nothing of the tables is pending in the slot.
     pub(super) async fn reached(&self, config: &Config, store: &dyn Store) -> Result<Watermark> {
-        let until = Instant::now() + config.batch.heartbeat * 3 + COMMIT_TIMEOUT;
+        let until = Instant::now() + patience(config);
         let (mut told, mut idle) = (false, false);
         for poll in 0u32.. {
             let watermark = commit::load(store).await?.ok_or_else(|| Error::lake("the watermark is gone"))?.0;

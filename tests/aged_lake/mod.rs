@@ -99,6 +99,7 @@ impl<'a> Synthetic<'a> {
             format: FORMAT,
             epoch: Epoch(1),
             writer: "w".to_owned(),
+            tenure: Default::default(),
             seq: CommitSeq(0),
             through: Some(Lsn(16)),
             last_transaction: None,
@@ -107,6 +108,7 @@ impl<'a> Synthetic<'a> {
             commit_time: "2026-01-31T00:00:00.000000Z".to_owned(),
             source,
             tables: BTreeMap::from([(table, mark)]),
+            pending_since: BTreeMap::new(),
         };
         Self { root, schema: Arc::new(schema), watermark, part: 0 }
     }
