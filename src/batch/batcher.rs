@@ -2,7 +2,8 @@
 //!
 //! Owns: `_seq`, the position, the split of a cut into whole transactions and the one that is arriving.
 //! Does not own: timers (`replicate`). Invariants: an ordinal depends on the wire alone; the position never
-//! goes back, and never enters an arriving transaction.
+//! goes back, and never enters an arriving transaction; nothing is cut while a position that the wire has claimed lies beyond the
+//! WAL that the server is known to have.
 
 use super::table::{SealedTable, TableBatch, Transaction};
 use crate::error::{Error, Result};
@@ -87,6 +88,11 @@ fn diverged(last: &TransactionMark, instead: Option<&TransactionMark>) -> Error 
     ))
 }
 
+/// What a server that keeps to the protocol does not send. The session ends, and another one is sent the same in order.
+fn broken(what: impl std::fmt::Display) -> Error {
+    Error::retry(format!("the server broke the protocol: {what}; nothing after the watermark is acknowledged"))
+}
+
 /// Collects rows until they are cut.
 pub struct Batcher {
     hash_key: Option<HashKey>,
@@ -96,6 +102,8 @@ pub struct Batcher {
     arriving: Option<Arriving>,
     bytes: usize,
     start: Lsn,
+    /// No commit record can lie below: the stream's beginning, then the end of the last transaction.
+    floor: Lsn,
     position: Lsn,
     cut_position: Lsn,
     oldest: Option<Instant>,
@@ -119,10 +127,11 @@ pub struct Torn {
 }
 
 impl Batcher {
-    /// Begins at `through`; transactions whose commit lies below it are compared with `replay` and discarded. `limit_bytes` is what may be
-    /// buffered.
-    pub fn new(through: Lsn, replay: Option<Replay>, limit_bytes: usize, hash_key: Option<HashKey>) -> Self {
+    /// Begins at `through`; transactions whose commit lies below it are compared with `replay` and discarded. None can lie below `stream`, where
+    /// the slot's stream begins. `limit_bytes` is what may be buffered.
+    pub fn new(through: Lsn, stream: Lsn, replay: Option<Replay>, limit_bytes: usize, hash_key: Option<HashKey>) -> Self {
         Self {
+            floor: stream,
             hash_key,
             limit_bytes,
             entries: Vec::new(),
@@ -155,14 +164,17 @@ impl Batcher {
     /// BEGIN.
     pub fn begin(&mut self, begin: &Begin) -> Result<()> {
         if self.arriving.is_some() {
-            return Err(Error::bug("BEGIN inside a transaction"));
+            return Err(broken("BEGIN inside a transaction"));
+        }
+        if begin.final_lsn < self.floor {
+            return Err(broken(format_args!("a transaction with commit {} came after position {}", begin.final_lsn, self.floor)));
         }
         let known = begin.final_lsn < self.start;
         if !known {
             self.settle_replay()?;
         }
         if !known && begin.final_lsn < self.position {
-            return Err(Error::bug(format!("a transaction with commit {} arrived after position {}", begin.final_lsn, self.position)));
+            return Err(broken(format_args!("a transaction with commit {} came after position {}", begin.final_lsn, self.position)));
         }
         self.arriving = Some(Arriving {
             tx: Transaction { commit_lsn: begin.final_lsn, commit_time_us: begin.commit_time_us, xid: Some(begin.xid) },
@@ -202,10 +214,14 @@ impl Batcher {
 
     /// COMMIT: what arrived belongs to the next boundary.
     pub fn commit(&mut self, commit: &Commit) -> Result<()> {
-        let done = self.arriving.take().ok_or_else(|| Error::bug("COMMIT outside a transaction"))?;
+        let done = self.arriving.take().ok_or_else(|| broken("COMMIT outside a transaction"))?;
         if done.tx.commit_lsn != commit.commit_lsn {
-            return Err(Error::bug(format!("BEGIN announced commit {} and COMMIT says {}", done.tx.commit_lsn, commit.commit_lsn)));
+            return Err(broken(format_args!("BEGIN announced commit {} and COMMIT says {}", done.tx.commit_lsn, commit.commit_lsn)));
         }
+        if commit.end_lsn <= commit.commit_lsn {
+            return Err(broken(format_args!("commit {} ends at {}", commit.commit_lsn, commit.end_lsn)));
+        }
+        self.floor = commit.end_lsn;
         for index in done.touched {
             if let Some(open) = self.entries[index].open.as_mut() {
                 open.complete();
@@ -248,6 +264,11 @@ impl Batcher {
     /// Whether the transaction that is arriving is in the lake already.
     pub fn is_known(&self) -> bool {
         self.arriving.as_ref().is_some_and(|arriving| arriving.known)
+    }
+
+    /// The highest position that the wire has claimed: what [`cut`](Self::cut) has to be shown to exist.
+    pub fn claimed(&self) -> Lsn {
+        self.position.max(self.arriving().unwrap_or_default())
     }
 
     /// Everything below is received completely.
@@ -319,7 +340,7 @@ impl Batcher {
         bytes: usize,
         write: impl FnOnce(&mut TableBatch, &Transaction, i64) -> Result<()>,
     ) -> Result<()> {
-        let arriving = self.arriving.as_mut().ok_or_else(|| Error::bug("a change outside a transaction"))?;
+        let arriving = self.arriving.as_mut().ok_or_else(|| broken("a change outside a transaction"))?;
         let seq = arriving.next_seq;
         arriving.next_seq += ordinals;
         let Some(Target(index)) = target.filter(|_| !arriving.known) else { return Ok(()) };
@@ -353,7 +374,13 @@ impl Batcher {
     /// Cuts. The first piece (if any) ends at the position and has all complete transactions; the second (if any)
     /// has the rows so far of the one that is arriving. With `boundary` the first is made even without rows; so it is before the first part
     /// of a transaction, because a boundary that came behind one would name its rows.
-    pub fn cut(&mut self, boundary: bool) -> Result<Vec<Piece>> {
+    ///
+    /// `flushed` is how far the server's WAL goes, as the server says elsewhere than on the stream: one claim beyond it, believed, would
+    /// move watermark and slot past changes that are still to come, and acknowledging deletes WAL.
+    pub fn cut(&mut self, boundary: bool, flushed: Lsn) -> Result<Vec<Piece>> {
+        if self.claimed() > flushed {
+            return Err(broken(format_args!("the stream is at {}, beyond the end of its WAL at {flushed}", self.claimed())));
+        }
         let mut complete = Piece::default();
         let mut part = Piece::default();
         let open = self.entries.iter_mut().filter_map(|entry| entry.open.take());
@@ -407,7 +434,7 @@ mod tests {
     /// Back to back: one's end is the next one's commit record, over a restart as well. Keepalives go backward then.
     #[test]
     fn a_transaction_whose_commit_record_begins_at_through_is_not_in_the_lake_yet() {
-        let mut batcher = Batcher::new(Lsn(31), None, usize::MAX, None);
+        let mut batcher = Batcher::new(Lsn(31), Lsn::ZERO, None, usize::MAX, None);
         let target = Some(batcher.register(bare(), Arc::new(Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() })));
         for (commit, end) in [(30, 31), (31, 40), (40, 50)] {
             batcher.keepalive(Lsn(5)).expect("nothing to compare");
@@ -416,7 +443,7 @@ mod tests {
             batcher.commit(&Commit { commit_lsn: Lsn(commit), end_lsn: Lsn(end), commit_time_us: 0 }).expect("inside one");
             assert_eq!(batcher.position(), Lsn(end));
         }
-        let pieces = batcher.cut(true).expect("sealed");
+        let pieces = batcher.cut(true, Lsn(u64::MAX)).expect("sealed");
         assert_eq!(pieces.iter().map(|piece| (piece.through, piece.rows, piece.transactions)).collect::<Vec<_>>(), [(Some(Lsn(50)), 2, 2)]);
     }
 
@@ -433,7 +460,7 @@ mod tests {
     fn what_is_sent_again_is_what_the_lake_has() {
         let last = || LastTransaction { commit_lsn: Lsn(30), xid: 3, commit_time_us: 7 }.mark();
         let begin = |due| {
-            let mut batcher = Batcher::new(Lsn(50), Some(Replay { last: last(), due }), usize::MAX, None);
+            let mut batcher = Batcher::new(Lsn(50), Lsn::ZERO, Some(Replay { last: last(), due }), usize::MAX, None);
             let target = Some(batcher.register(bare(), Arc::new(Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() })));
             (batcher, target)
         };
@@ -443,7 +470,7 @@ mod tests {
             for (at, wrote) in [((20, 2), true), ((30, 3), wrote), ((50, 5), true)] {
                 transaction(&mut batcher, target, at, wrote).expect("the same history");
             }
-            let pieces = batcher.cut(true).expect("sealed");
+            let pieces = batcher.cut(true, Lsn(u64::MAX)).expect("sealed");
             assert_eq!(pieces.last().and_then(|piece| piece.last).map(|last| (last.commit_lsn, last.xid)), Some((Lsn(50), 5)));
         }
         // Another transaction at its place, one behind it, none at all.
@@ -465,7 +492,7 @@ mod tests {
     /// stand behind rows that lie beyond it, and name them.
     #[test]
     fn no_boundary_comes_between_the_parts_of_a_transaction() {
-        let mut batcher = Batcher::new(Lsn(10), None, 1, None);
+        let mut batcher = Batcher::new(Lsn(10), Lsn::ZERO, None, 1, None);
         let layout = Layout { slots: Vec::new(), key: Vec::new(), absent: Vec::new() };
         let target = Some(batcher.register(bare(), Arc::new(layout)));
         batcher.keepalive(Lsn(20)).expect("nothing to compare");
@@ -473,11 +500,39 @@ mod tests {
         batcher.truncate(target).expect("inside one");
         let ends = |pieces: Vec<Piece>| pieces.iter().map(|piece| (piece.through, piece.rows)).collect::<Vec<_>>();
         let first = batcher.has_complete();
-        assert_eq!(ends(batcher.cut(first).expect("sealed")), [(Some(Lsn(20)), 0), (None, 1)]);
+        assert_eq!(ends(batcher.cut(first, Lsn(u64::MAX)).expect("sealed")), [(Some(Lsn(20)), 0), (None, 1)]);
         batcher.truncate(target).expect("inside one");
-        assert_eq!(ends(batcher.cut(true).expect("sealed")), [(None, 1)]);
+        assert_eq!(ends(batcher.cut(true, Lsn(u64::MAX)).expect("sealed")), [(None, 1)]);
         batcher.commit(&Commit { commit_lsn: Lsn(30), end_lsn: Lsn(31), commit_time_us: 0 }).expect("inside one");
-        assert_eq!(ends(batcher.cut(true).expect("sealed")), [(Some(Lsn(31)), 0)]);
+        assert_eq!(ends(batcher.cut(true, Lsn(u64::MAX)).expect("sealed")), [(Some(Lsn(31)), 0)]);
+    }
+
+    #[test]
+    fn a_position_that_nobody_vouches_for_is_not_cut_at() {
+        let begin = |lsn| Begin { final_lsn: Lsn(lsn), commit_time_us: 0, xid: 1 };
+        let commit = |lsn, end| Commit { commit_lsn: Lsn(lsn), end_lsn: Lsn(end), commit_time_us: 0 };
+        let fresh = || Batcher::new(Lsn(20), Lsn(10), None, usize::MAX, None);
+        let (mut idle, mut arriving, mut arrived) = (fresh(), fresh(), fresh());
+        idle.keepalive(Lsn(41)).expect("nothing to compare");
+        arriving.begin(&begin(41)).expect("outside a transaction");
+        arrived.begin(&begin(30)).expect("outside a transaction");
+        arrived.commit(&commit(30, 41)).expect("inside one");
+        for mut batcher in [idle, arriving, arrived] {
+            let error = batcher.cut(true, Lsn(40)).expect_err("beyond the server's WAL");
+            assert!(error.is_retry() && error.full().contains("beyond the end of its WAL"), "{}", error.full());
+            assert!(batcher.cut(true, Lsn(41)).is_ok());
+        }
+        // Below the stream's beginning, or before the last transaction's end, whether known or not.
+        assert!(fresh().begin(&begin(9)).is_err() && fresh().begin(&begin(10)).is_ok());
+        let mut batcher = fresh();
+        batcher.begin(&begin(12)).expect("known");
+        assert!(batcher.commit(&commit(13, 14)).is_err(), "another commit than announced");
+        let mut batcher = fresh();
+        batcher.begin(&begin(12)).expect("known");
+        batcher.commit(&commit(12, 15)).expect("inside one");
+        assert!(batcher.begin(&begin(14)).is_err());
+        batcher.begin(&begin(15)).expect("at its end");
+        assert!(batcher.commit(&commit(15, 15)).is_err(), "an end that is none");
     }
 
     /// Before 14.2 the server says nothing of a key that is stored out of line, and a row without its key is nobody's.

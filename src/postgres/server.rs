@@ -154,9 +154,12 @@ pub async fn system_identifier(client: &(impl GenericClient + Sync)) -> Result<O
     }
 }
 
-/// Where WAL that is safe on the server's disk ends: what is committed before this call lies below.
+/// Where WAL that is safe on the server's disk ends (on a standby: is replayed): what is committed before this call lies below, and no
+/// walsender has sent more.
 pub async fn flush_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
-    position(client, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text").await
+    let sql = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                            ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text";
+    position(client, sql).await
 }
 
 /// Where the next WAL record will be.

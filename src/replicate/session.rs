@@ -20,7 +20,7 @@ use crate::failpoint;
 use crate::lake::Watermark;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Envelope, Message, Relation};
-use crate::postgres::{Event, Frames, ReplicationStream, sqlstate};
+use crate::postgres::{Event, Frames, ReplicationStream, server, sqlstate};
 use crate::table_name::TableName;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -47,6 +47,9 @@ const EAGER: Duration = Duration::from_millis(200);
 /// A row of this size waits until the pieces before it have left room for it, before it is taken in.
 const LARGE_BYTES: usize = 4 << 20;
 
+/// Longest wait for the position of the server's WAL, which takes less than a millisecond to read.
+const VOUCH_WITHIN: Duration = Duration::from_secs(30);
+
 /// When the catalogue was looked at.
 #[derive(Debug, Clone, Copy)]
 struct View {
@@ -63,6 +66,8 @@ struct Session<'a> {
     pipeline: Pipeline,
     committed: watch::Receiver<Arc<Watermark>>,
     batcher: Batcher,
+    /// How far the server's WAL goes at least, as it said over SQL.
+    flushed: Lsn,
     registry: Registry,
     /// What the registry's tables were compared with last.
     view: View,
@@ -102,7 +107,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     // From the slot's position on everything comes again; a commit that lies at it does.
     let last = held.watermark().last_transaction.clone();
     let replay = last.map(|last| Replay { due: taken.confirmed <= last.commit_lsn, last });
-    let batcher = Batcher::new(through, replay, writer.piece_bytes(), writer.hash_key.clone());
+    let batcher = Batcher::new(through, taken.confirmed, replay, writer.piece_bytes(), writer.hash_key.clone());
     let pipeline = Pipeline::start(held, writer.room_bytes());
     let mut session = Session {
         stream: taken.stream,
@@ -110,6 +115,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         committed: pipeline.committed(),
         pipeline,
         batcher,
+        flushed: Lsn::ZERO,
         registry,
         view,
         targets: HashMap::new(),
@@ -271,10 +277,21 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// The stream's positions are claims, which SQL has to bear out before anything is made of them.
+    async fn vouch(&mut self) -> Result<Lsn> {
+        if self.batcher.claimed() > self.flushed {
+            let asked = tokio::time::timeout(VOUCH_WITHIN, server::flush_lsn(&self.client)).await;
+            let late = |_| Error::retry(format!("reading the position of the WAL: no answer within {} s", VOUCH_WITHIN.as_secs()));
+            self.flushed = asked.map_err(late)??;
+        }
+        Ok(self.flushed)
+    }
+
     async fn cut(&mut self, boundary: bool) -> Result<()> {
-        let mut edits = self.registry.take_edits();
+        let flushed = self.vouch().await?;
         let bytes = self.batcher.bytes();
-        let mut pieces = self.batcher.cut(boundary)?;
+        let mut pieces = self.batcher.cut(boundary, flushed)?;
+        let mut edits = self.registry.take_edits();
         if pieces.is_empty() && !edits.is_empty() {
             pieces.push(crate::batch::Piece::default());
         }
@@ -363,7 +380,7 @@ impl Session<'_> {
             }
             Message::Relation(relation) => self.relation(relation).await,
             Message::Origin | Message::Type | Message::Logical { .. } => Ok(()),
-            Message::Unasked(tag) => Err(Error::bug(format!("the server sent message {:?} that was not asked for", tag as char))),
+            Message::Unasked(tag) => Err(Error::retry(format!("the server sent message {:?} that was not asked for", tag as char))),
         }
     }
 
@@ -371,7 +388,9 @@ impl Session<'_> {
     async fn leave(mut self, ended: Result<End>) -> Result<End> {
         if ended.is_ok() {
             // The pipeline's own error is more telling than a failed send.
-            let _ = self.cut(true).await;
+            if let Err(error) = self.cut(true).await {
+                tracing::warn!(error = %error.full(), "what arrived last is not committed; it is sent again at the next start");
+            }
         }
         if let Some(looking) = self.looking.take() {
             looking.abort();
@@ -396,5 +415,5 @@ impl Session<'_> {
 }
 
 fn undecodable(error: pgoutput::DecodeError) -> Error {
-    Error::bug("the stream cannot be decoded; nothing after the watermark is acknowledged").with_source(error)
+    Error::retry("the stream cannot be decoded; nothing after the watermark is acknowledged").with_source(error)
 }
