@@ -1,7 +1,7 @@
 //! Named places where a test may kill or stop the process. Empty in release builds.
 //!
-//! Owns: `HUELLA_FAILPOINT="point=abort|stop[@n]"` (debug builds only): at the n-th passage (default the
-//! first) the process kills itself with SIGKILL, or stops itself with SIGSTOP until somebody continues it.
+//! Owns: `HUELLA_FAILPOINT="point=abort|stop|hang[@n]"` (debug builds only): at the n-th passage (default the
+//! first) the process kills itself with SIGKILL, stops itself with SIGSTOP until somebody continues it, or that thread never goes on.
 
 /// Every failpoint of the protocol; the crash matrix goes through this list.
 pub const POINTS: &[&str] = &[
@@ -43,7 +43,8 @@ pub fn hit(point: &'static str) {
     use std::sync::atomic::{AtomicU64, Ordering};
     struct Plan {
         point: String,
-        signal: i32,
+        /// None: this thread hangs.
+        signal: Option<i32>,
         left: AtomicU64,
     }
     static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
@@ -52,15 +53,24 @@ pub fn hit(point: &'static str) {
         let text = std::env::var("HUELLA_FAILPOINT").ok()?;
         let (point, rest) = text.split_once('=')?;
         let (action, nth) = rest.split_once('@').unwrap_or((rest, "1"));
-        let signal = if action == "stop" { libc::SIGSTOP } else { libc::SIGKILL };
+        let signal = match action {
+            "hang" => None,
+            "stop" => Some(libc::SIGSTOP),
+            _ => Some(libc::SIGKILL),
+        };
         Some(Plan { point: point.to_owned(), signal, left: AtomicU64::new(nth.parse().ok()?) })
     });
     if let Some(plan) = plan
         && plan.point == point
         && plan.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1)
     {
+        let Some(signal) = plan.signal else {
+            loop {
+                std::thread::park();
+            }
+        };
         // SAFETY: a signal to the own process; no memory is involved.
-        unsafe { libc::kill(libc::getpid(), plan.signal) };
+        unsafe { libc::kill(libc::getpid(), signal) };
         // The signal stops or ends the process a moment later; this thread must not get ahead meanwhile.
         std::thread::sleep(std::time::Duration::from_millis(100));
     }

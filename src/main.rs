@@ -13,6 +13,9 @@ use tokio::sync::watch;
 /// Cloud Run kills ten seconds after SIGTERM; leaving earlier than committed is safe.
 const LEAVE_WITHIN: Duration = Duration::from_secs(8);
 
+/// A main loop that has not even noticed that its time is up is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let cli = cli::parse();
     if let Err(error) = logs::init(cli.log_format, std::env::var("HUELLA_LOG").ok().as_deref()) {
@@ -85,32 +88,47 @@ async fn command(command: Command, config: Config) -> Result<()> {
 
 /// Runs something that can be asked to stop, which SIGTERM and SIGINT do.
 async fn stoppable<F: Future<Output = Result<()>>>(begin: impl FnOnce(watch::Receiver<bool>) -> F) -> Result<()> {
-    let (ask, stop) = watch::channel(false);
-    let running = begin(stop);
+    let (ask, mut stop) = watch::channel(false);
+    let running = begin(ask.subscribe());
+    listen(ask)?;
     tokio::pin!(running);
     tokio::select! {
         biased;
         ended = &mut running => return ended,
-        signal = terminated() => signal?,
+        // The sender lives until the process ends.
+        _ = stop.wait_for(|asked| *asked) => {}
     }
-    tracing::info!("asked to stop: committing what is complete");
-    ask.send_replace(true);
-    tokio::time::timeout(LEAVE_WITHIN, running).await.unwrap_or_else(|_| {
-        Err(Error::retry("the lake or the source did not answer in time to commit; what was not committed is sent again at the next start"))
-    })
+    tokio::time::timeout(LEAVE_WITHIN, running).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// SIGTERM or SIGINT.
-async fn terminated() -> Result<()> {
+fn late() -> Error {
+    Error::retry("the lake or the source did not answer in time to commit; what was not committed is sent again at the next start")
+}
+
+/// Waits for SIGTERM or SIGINT on a thread of its own: a main loop that is busy, or stuck, hears nothing. One that does not end in time
+/// is ended.
+fn listen(ask: watch::Sender<bool>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let broken = |e| Error::retry("listening for signals").with_source(e);
-    let mut term = signal(SignalKind::terminate()).map_err(broken)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+    let (mut term, mut interrupt) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate()).map_err(broken)?, signal(SignalKind::interrupt()).map_err(broken)?)
+    };
+    let listening = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        tracing::info!("asked to stop: committing what is complete");
+        ask.send_replace(true);
+        std::thread::sleep(LEAVE_WITHIN + STUCK_AFTER);
+        tracing::error!("{}", late().full());
+        std::process::exit(late().kind().exit_code().into());
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listening).map(drop).map_err(broken)
 }
 
 /// Keeps glibc's allocator from holding on to freed batches: few arenas, and large blocks returned to the system at once.

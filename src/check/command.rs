@@ -75,6 +75,7 @@ pub async fn run(config: &Config, json: bool, patience: Option<Duration>) -> Res
     };
     let Report { findings, tables } = source(config, &options, known).await;
     told.add(findings)?;
+    told.add([super::connection::encryption(&options)])?;
     told.add(unreadable)?;
     let report = Report { findings: told.findings, tables };
     if json {

@@ -5,6 +5,7 @@
 
 use super::Finding;
 use crate::error::Error;
+use crate::postgres::{ConnectOptions, SslMode};
 use std::io;
 
 /// Which session was tried.
@@ -33,6 +34,8 @@ pub enum Cause {
     Certificate,
     /// The password is wrong or missing.
     Password,
+    /// The server asks for the password in a way that gives it away, and does not prove who it is.
+    Unproven,
     /// No such role, or it may not log in.
     NoRole,
     /// `pg_hba.conf` has no line for it.
@@ -67,6 +70,7 @@ impl Cause {
             Cause::NoTls => "connection-no-tls",
             Cause::Certificate => "connection-certificate",
             Cause::Password => "connection-password",
+            Cause::Unproven => "connection-unproven",
             Cause::NoRole => "connection-role",
             Cause::NoHbaLine => "connection-hba",
             Cause::NoDatabase => "connection-database",
@@ -139,7 +143,9 @@ fn unanswered(text: &str, io: Option<io::ErrorKind>, says: impl Fn(&[&str]) -> b
         Some(io::ErrorKind::TimedOut) => return Cause::TimedOut,
         _ => {}
     }
-    if says(&["certificate"]) {
+    if says(&["does not prove who it is"]) {
+        Cause::Unproven
+    } else if says(&["certificate"]) {
         Cause::Certificate
     } else if says(&["has no tls", "does not support tls", "does not support ssl"]) {
         Cause::NoTls
@@ -209,6 +215,10 @@ impl From<&ConnectFailure> for Finding {
                 "the password is wrong or missing",
                 "check the password in source.url or PGPASSWORD; special characters must be percent-encoded",
             ),
+            Cause::Unproven => (
+                "it asks for the password on a connection that does not prove who it is, and was not given it",
+                "put sslmode=verify-full into source.url and set source.tls_ca, or let the server ask for scram-sha-256",
+            ),
             Cause::NoRole => ("the role does not exist or may not log in", "check the user in source.url; the role needs LOGIN"),
             Cause::NoHbaLine => (
                 "the server's pg_hba.conf does not let this role in from here",
@@ -233,9 +243,38 @@ pub fn address(host: &str, port: u16) -> Option<Finding> {
     is_pooler(host).then(|| Finding::problem(Cause::Pooler.code(), format!("connection {host}:{port}"), text).mend(POOLER_MEND))
 }
 
+/// What the sslmode is worth towards a server that is not of this machine.
+pub(super) fn encryption(options: &ConnectOptions) -> Finding {
+    let (code, subject) = ("connection-tls", format!("connection {}:{}", options.host(), options.port()));
+    let mend = "put sslmode=verify-full into source.url, and set source.tls_ca if the server's certificate is of a CA of its own";
+    let weak = |text: &str| Finding::warning(code, subject.clone(), text).mend(mend);
+    match options.sslmode() {
+        SslMode::VerifyFull => Finding::ok(code, subject, "encrypted, and the server proves its name (sslmode=verify-full)"),
+        _ if options.is_local() => Finding::ok(code, subject, "the server is of this machine"),
+        SslMode::VerifyCa => weak("sslmode=verify-ca: any server whose certificate the same CA signed can stand in for it"),
+        SslMode::Require => weak("sslmode=require: encrypted, but anybody on the way can stand in for the server"),
+        SslMode::Prefer => weak("sslmode=prefer: anybody on the way can turn encryption off and stand in for the server"),
+        SslMode::Disable => weak("sslmode=disable: anybody on the way reads every row, and can stand in for the server"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Severity;
+
+    #[test]
+    fn each_sslmode_has_its_finding() {
+        let of = |url: &str, ca: Option<&std::path::Path>| encryption(&ConnectOptions::parse(url, ca).expect(url));
+        let far = |mode: &str| of(&format!("postgresql://u@db.example{mode}"), Some("ca.crt".as_ref())).severity;
+        assert_eq!(far(""), Severity::Ok);
+        for mode in ["disable", "prefer", "require", "verify-ca"] {
+            assert_eq!(far(&format!("?sslmode={mode}")), Severity::Warning, "{mode}");
+        }
+        for local in ["postgresql://u@localhost", "postgresql://u@127.0.0.1?sslmode=disable", "postgresql:///d?host=/run/pg"] {
+            assert_eq!(of(local, None).severity, Severity::Ok, "{local}");
+        }
+    }
 
     fn failure(session: Session, error: Error, sqlstate: Option<&str>) -> ConnectFailure {
         ConnectFailure::new(session, "db.example.org", 5432, &error, sqlstate)
@@ -255,6 +294,7 @@ mod tests {
             (said("invalid peer certificate: UnknownIssuer"), None, Cause::Certificate),
             (said("password authentication failed for user \"x\""), Some("28P01"), Cause::Password),
             (Error::config("the server asks for a password and none is given"), None, Cause::Password),
+            (Error::source_refused("it asks for password on a connection that does not prove who it is"), None, Cause::Unproven),
             (said("role \"x\" does not exist"), Some("28000"), Cause::NoRole),
             (said("no pg_hba.conf entry for host"), Some("28000"), Cause::NoHbaLine),
             (said("database \"x\" does not exist"), Some("3D000"), Cause::NoDatabase),
@@ -271,7 +311,7 @@ mod tests {
             assert!(finding.text.contains(&failure.text) && finding.severity == crate::check::Severity::Problem);
             texts.insert(finding.mend.expect("every failure has a mend"));
         }
-        assert_eq!(texts.len(), 13, "{texts:#?}");
+        assert_eq!(texts.len(), 14, "{texts:#?}");
     }
 
     #[test]

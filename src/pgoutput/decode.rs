@@ -11,6 +11,9 @@ use super::tuple::{OldKind, OldTuple, Tuple};
 /// Smallest column of a Relation message: flags, empty name, oid, modifier.
 const COLUMN_BYTES_MIN: usize = 1 + 1 + 4 + 4;
 
+/// Columns of a row: PostgreSQL's own limit (MaxTupleAttributeNumber). More would only cost time, column by column.
+const COLUMNS_MAX: usize = 1664;
+
 /// Decodes one `pgoutput` message: the payload of one [`Envelope::Data`](super::Envelope::Data).
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     let mut reader = Reader::new(bytes);
@@ -78,7 +81,11 @@ fn relation(reader: &mut Reader<'_>) -> Result<Relation, DecodeError> {
         b'i' => ReplicaIdentity::Index,
         _ => return Err(undefined("replica identity", offset)),
     };
+    let offset = reader.offset();
     let count = usize::from(reader.u16("number of columns")?);
+    if count > COLUMNS_MAX {
+        return Err(undefined("number of columns", offset));
+    }
     // The count is only a claim: never reserve more than the bytes at hand could fill.
     let mut columns = Vec::with_capacity(count.min(reader.rest().len() / COLUMN_BYTES_MIN));
     for _ in 0..count {
@@ -254,7 +261,8 @@ mod tests {
     #[test]
     fn a_claimed_count_reserves_no_more_than_the_message_could_hold() {
         assert_eq!(fault(b"T\x7F\xFF\xFF\xFF\0\0\0\0\x01"), (10, Fault::Short { needed: 4, left: 0 }));
-        assert_eq!(fault(b"R\0\0\0\x05s\0t\0d\xFF\xFF"), (12, Fault::Short { needed: 1, left: 0 }));
+        assert_eq!(fault(b"R\0\0\0\x05s\0t\0d\x06\x80"), (12, Fault::Short { needed: 1, left: 0 }));
+        assert_eq!(fault(b"R\0\0\0\x05s\0t\0d\x06\x81"), (10, Fault::Undefined), "more columns than a table can have");
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! Start-up and authentication of the sessions whose framing is ours: replication and COPY.
+//! Start-up and authentication of every session.
 //!
-//! Owns: the StartupMessage, trust, password, md5, SCRAM-SHA-256 with and without channel binding.
-//! Does not own: other SQL sessions, whose log-in tokio-postgres does over the same transport.
-//! Invariants: a SCRAM server has to prove that it knows the password; where the server offers channel
-//! binding over TLS it is used; `channel_binding=require` accepts nothing else.
+//! Owns: the StartupMessage, trust, password, md5, SCRAM-SHA-256 with and without channel binding. Does not own: which methods may be used
+//! (`options`), what runs in a session. Invariants: there is no other log-in in this program; the password leaves it, in clear text or as an
+//! md5 hash, only to a verified server or where the URL asks for that by name; a SCRAM server has to prove that it knows the password, and
+//! gets no cheap guess at it; where the server offers channel binding over TLS it is used; `channel_binding=require` accepts nothing else.
 
 use super::error::{DbError, protocol};
-use super::options::{ChannelBinding, ConnectOptions};
+use super::options::{ChannelBinding, ConnectOptions, Method};
+use super::sql::{pins, version_number};
 use super::transport::Transport;
 use super::wire::{Backend, Wire};
 use crate::error::{Error, Result};
@@ -26,6 +27,22 @@ pub(super) struct Session {
     /// Process and key for a cancel request.
     pub(super) cancel_key: Option<(i32, i32)>,
 }
+
+impl Session {
+    /// The server's version as a number: 150018 is 15.18.
+    pub(super) fn version(&self) -> Result<u32> {
+        let version = self.parameters.get("server_version").and_then(|text| version_number(text));
+        version.ok_or_else(|| protocol("no server_version"))
+    }
+
+    /// The settings that every session runs with.
+    pub(super) fn pins(&self) -> Result<String> {
+        Ok(pins(self.version()?, self.parameters.get("server_encoding").map(String::as_str)))
+    }
+}
+
+/// Fewer rounds than this, PostgreSQL's default of old, make a captured exchange cheap to guess at.
+const SCRAM_ITERATIONS_MIN: u32 = 4096;
 
 /// What a session takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,20 +87,25 @@ async fn answer(wire: &mut Wire) -> Result<Message> {
 
 async fn authenticate(wire: &mut Wire, options: &ConnectOptions) -> Result<()> {
     match answer(wire).await? {
-        Message::AuthenticationOk => return binding_may_be_missing(options),
+        Message::AuthenticationOk => {
+            accept(wire, options, Method::Trust)?;
+            return binding_may_be_missing(options);
+        }
         Message::AuthenticationCleartextPassword => {
+            accept(wire, options, Method::Password)?;
             binding_may_be_missing(options)?;
-            if !wire.transport.is_encrypted() && !options.is_local() {
-                tracing::warn!(server = %options.describe(), "the server asks for the password in clear text over an unencrypted connection");
-            }
             send_password(wire, password(options)?.as_bytes()).await?;
         }
         Message::AuthenticationMd5Password(body) => {
+            accept(wire, options, Method::Md5)?;
             binding_may_be_missing(options)?;
             let hash = md5_hash(options.user().as_bytes(), password(options)?.as_bytes(), body.salt());
             send_password(wire, hash.as_bytes()).await?;
         }
-        Message::AuthenticationSasl(body) => scram(wire, &body, options).await?,
+        Message::AuthenticationSasl(body) => {
+            accept(wire, options, Method::Scram)?;
+            scram(wire, &body, options).await?;
+        }
         Message::AuthenticationGss | Message::AuthenticationSspi | Message::AuthenticationKerberosV5 => {
             return Err(Error::source_refused("the server demands Kerberos, which is not supported: allow scram-sha-256 in pg_hba.conf"));
         }
@@ -93,6 +115,21 @@ async fn authenticate(wire: &mut Wire, options: &ConnectOptions) -> Result<()> {
         Message::AuthenticationOk => Ok(()),
         _ => Err(protocol("an unexpected answer to the password")),
     }
+}
+
+/// Whether the server may log us in so.
+fn accept(wire: &Wire, options: &ConnectOptions, method: Method) -> Result<()> {
+    if options.require_auth.allows(method, wire.transport.is_verified()) {
+        return Ok(());
+    }
+    if !options.require_auth.is_default() {
+        return Err(Error::source_refused(format!("the server asks for {method} and require_auth in the source URL does not list that")));
+    }
+    Err(Error::source_refused(format!(
+        "the server asks for {method} on a connection that does not prove who it is, and was not given it: set sslmode=verify-full (and \
+         source.tls_ca), or let the server ask for scram-sha-256; where the network itself is trusted, put require_auth={method} into the \
+         source URL"
+    )))
 }
 
 fn password(options: &ConnectOptions) -> Result<&str> {
@@ -142,12 +179,24 @@ async fn scram(wire: &mut Wire, body: &AuthenticationSaslBody, options: &Connect
     frontend::sasl_initial_response(mechanism, exchange.message(), &mut out).map_err(unsendable)?;
     wire.send(&out).await?;
     let Message::AuthenticationSaslContinue(body) = answer(wire).await? else { return Err(protocol("SCRAM was not continued")) };
+    if iterations(body.data()).is_none_or(|rounds| rounds < SCRAM_ITERATIONS_MIN) {
+        return Err(Error::source_refused(format!(
+            "the server asks for a password exchange of fewer than {SCRAM_ITERATIONS_MIN} iterations, which would make the password easy to \
+             guess: set scram_iterations to its default and the role's password again"
+        )));
+    }
     exchange.update(body.data()).map_err(failed_exchange)?;
     out.clear();
     frontend::sasl_response(exchange.message(), &mut out).map_err(unsendable)?;
     wire.send(&out).await?;
     let Message::AuthenticationSaslFinal(body) = answer(wire).await? else { return Err(protocol("SCRAM was not finished")) };
     exchange.finish(body.data()).map_err(failed_exchange)
+}
+
+/// The iterations in a server's first message: `r=…,s=…,i=4096`.
+fn iterations(message: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(message).ok()?;
+    text.split(',').find_map(|field| field.strip_prefix("i=")?.parse().ok())
 }
 
 fn failed_exchange(error: std::io::Error) -> Error {
@@ -166,6 +215,19 @@ async fn await_ready(mut wire: Wire) -> Result<Session> {
             Message::BackendKeyData(body) => cancel_key = Some((body.process_id(), body.secret_key())),
             Message::ReadyForQuery(_) => return Ok(Session { wire, parameters, cancel_key }),
             _ => return Err(protocol("an unexpected message after log-in")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_iterations_are_read_from_the_servers_first_message() {
+        assert_eq!(iterations(b"r=i=1x,s=aT0x,i=4096"), Some(4096));
+        for message in [&b""[..], b"r=x,s=y", b"r=x,s=y,i=", b"r=x,s=y,i=-1", b"r=x,s=y,i=99999999999", b"\xFF,i=4096"] {
+            assert_eq!(iterations(message), None);
         }
     }
 }

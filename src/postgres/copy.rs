@@ -7,9 +7,9 @@
 use super::auth::{Session, Takes, log_in};
 use super::error::{from_io, protocol};
 use super::frames::{COPY_DATA_TAG, Frames, HEADER_BYTES, payload_bytes};
+use super::limits::{QUERY, ROW_BYTES_MAX};
 use super::options::ConnectOptions;
 use super::replication::Row;
-use super::sql::{pins, version_number};
 use super::transport::{Tls, Transport, attempt};
 use super::wire::Backend;
 use crate::error::{Error, Result};
@@ -23,8 +23,6 @@ use tokio::io::AsyncReadExt;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Less room than this is not read into.
 const READ_BYTES_MIN: usize = 64 << 10;
-/// PostgreSQL's own limit of a message is 1 GiB.
-const FRAME_BYTES_MAX: usize = 1 << 30;
 /// Code of the binary format in CopyOutResponse.
 const BINARY: u8 = 1;
 
@@ -44,15 +42,12 @@ impl CopySession {
     }
 
     async fn open(options: &ConnectOptions, tls: Tls) -> Result<Self> {
-        let session = log_in(Transport::connect(options, tls).await?, options, Takes::Sql).await?;
-        let version = session.parameters.get("server_version").and_then(|text| version_number(text));
-        let version = version.ok_or_else(|| protocol("no server_version"))?;
+        let mut session = log_in(Transport::connect(options, tls).await?, options, Takes::Sql).await?;
+        session.wire.allow(QUERY);
+        let (version, pins) = (session.version()?, session.pins()?);
         let mut this = Self { session, version, busy: false };
-        // Parallel workers and compiled expressions cost a range of a table more than they give.
-        let sql = format!(
-            "{} SET statement_timeout = 0; SET lock_timeout = 0; SET max_parallel_workers_per_gather = 0; SET jit = off",
-            pins(version, this.session.parameters.get("server_encoding").map(String::as_str))
-        );
+        // Parallel workers cost a range of a table more than they give.
+        let sql = format!("{pins} SET statement_timeout = 0; SET lock_timeout = 0; SET max_parallel_workers_per_gather = 0");
         this.rows(&sql, "setting up the session").await?;
         Ok(this)
     }
@@ -65,7 +60,7 @@ impl CopySession {
     /// Runs a simple query; its rows as text.
     pub async fn rows(&mut self, sql: &str, doing: &str) -> Result<Vec<Row>> {
         self.send_query(sql).await.map_err(|e| e.context(doing))?;
-        let (rows, ready) = self.session.rows(doing).await;
+        let (rows, ready) = self.session.answer(doing).await;
         self.busy = !ready;
         rows
     }
@@ -110,7 +105,7 @@ impl CopySession {
             if header[0] != COPY_DATA_TAG {
                 break;
             }
-            let total = payload_bytes(header).map(|n| HEADER_BYTES + n).filter(|total| *total <= FRAME_BYTES_MAX);
+            let total = payload_bytes(header).map(|n| HEADER_BYTES + n).filter(|total| *total <= ROW_BYTES_MAX);
             let total = total.ok_or_else(|| protocol("a row of an impossible length"))?;
             if buf.len() - run < total {
                 return Ok((run, total));

@@ -2,7 +2,7 @@
 //!
 //! Owns: [`DbError`], the one table from SQLSTATE to [`Kind`], the same for I/O errors.
 //! Does not own: retries. Invariant: no secret and no cell's value gets into a text; the message and detail of
-//! SQLSTATE classes that quote data (22, 23) are withheld, as is the detail everywhere else but where it names
+//! SQLSTATE classes that can quote data are withheld (all but those listed), as is the detail everywhere else but where it names
 //! sessions or settings.
 
 use crate::error::{Error, Kind};
@@ -159,9 +159,13 @@ pub fn screened(error: tokio_postgres::Error) -> Box<dyn std::error::Error + Sen
     }
 }
 
-/// Whether the messages of this SQLSTATE's class can quote data: what could not be converted, computed or stored.
+/// SQLSTATE classes whose messages are the server's own words about sessions, statements, names and resources. All others can quote data: what
+/// could not be converted, computed or stored (22, 23), what a function of the database says (P0, 00, 01), what another system says (HV).
+const SPEAKABLE: [&str; 14] = ["08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "XX"];
+
+/// Whether messages of this SQLSTATE's class can quote data.
 pub(super) fn quotes_data(code: &str) -> bool {
-    ["22", "23"].iter().any(|class| code.starts_with(class))
+    !SPEAKABLE.iter().any(|class| code.starts_with(class))
 }
 
 /// Turns an error of a SQL session into ours; `doing` says what was attempted.
@@ -223,6 +227,10 @@ mod tests {
     fn messages_that_quote_data_are_withheld() {
         let text = db("22P02").into_error("copying").full();
         assert!(!text.contains("the message") && !text.contains("the detail") && text.contains("22P02"), "{text}");
+        for code in ["23505", "P0001", "00000", "01000", "HV000", "", "zzzzz"] {
+            let text = db(code).into_error("copying").full();
+            assert!(!text.contains("the message") && !text.contains("the detail") && !text.contains("the hint"), "{text}");
+        }
         assert!(!db("42P10").into_error("copying").full().contains("the detail"));
     }
 }

@@ -7,12 +7,14 @@
 
 mod auth;
 pub mod catalogue;
+mod certificate;
 pub mod column_list;
 mod column_type;
 mod copy;
 pub mod error;
 pub mod fingerprint;
 mod frames;
+mod limits;
 mod options;
 mod passfile;
 pub mod publication;

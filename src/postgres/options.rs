@@ -25,7 +25,7 @@ const MEND: &str = "special characters in user and password must be percent-enco
 
 /// The parameters that a URL may carry, for the error that names an unknown one.
 const PARAMETERS: &str = "application_name, channel_binding, connect_timeout, dbname, host, hostaddr, options, passfile, password, port, \
-     sslmode, sslrootcert, user";
+     require_auth, sslmode, sslrootcert, user";
 
 /// How far TLS is insisted upon, with libpq's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,69 @@ impl SslMode {
     }
 }
 
+/// How a server logs somebody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// It asks for nothing.
+    Trust,
+    /// The password in clear text.
+    Password,
+    /// Its md5 hash, which is as good as the password.
+    Md5,
+    /// SCRAM-SHA-256: the password stays here.
+    Scram,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Method::Trust => "none",
+            Method::Password => "password",
+            Method::Md5 => "md5",
+            Method::Scram => "scram-sha-256",
+        })
+    }
+}
+
+/// `require_auth`, with libpq's grammar: methods to accept, or each with a `!`, to refuse. Without it whatever keeps the password from who is
+/// not proven to be the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct RequireAuth {
+    listed: Vec<Method>,
+    refused: bool,
+}
+
+impl RequireAuth {
+    fn parse(text: &str) -> Result<Self> {
+        let rule = "a list of none, password, md5, scram-sha-256, or of the same with a ! before each";
+        let refused = text.starts_with('!');
+        let mut listed = Vec::new();
+        for name in text.split(',') {
+            let name = if refused { name.strip_prefix('!') } else { Some(name) };
+            listed.push(match name {
+                Some("none") => Method::Trust,
+                Some("password") => Method::Password,
+                Some("md5") => Method::Md5,
+                Some("scram-sha-256") => Method::Scram,
+                _ => return Err(bad("require_auth", text, rule)),
+            });
+        }
+        Ok(Self { listed, refused })
+    }
+
+    /// Nothing was asked for by name.
+    pub(super) fn is_default(&self) -> bool {
+        self.listed.is_empty()
+    }
+
+    /// Whether a server may log us in so; `verified`: it is proven to be the one that is meant.
+    pub(super) fn allows(&self, method: Method, verified: bool) -> bool {
+        let keeps_password = matches!(method, Method::Trust | Method::Scram);
+        let listed = self.listed.contains(&method);
+        if self.refused || self.is_default() { !listed && (keeps_password || verified) } else { listed }
+    }
+}
+
 /// Whether the SCRAM exchange is bound to the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChannelBinding {
@@ -72,6 +135,18 @@ pub(super) enum Host {
     Unix(PathBuf),
 }
 
+impl Host {
+    fn is_local(&self, hostaddr: Option<IpAddr>) -> bool {
+        match self {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => match hostaddr.or_else(|| name.parse().ok()) {
+                Some(address) => address.to_canonical().is_loopback(),
+                None => name.eq_ignore_ascii_case("localhost"),
+            },
+        }
+    }
+}
+
 /// Everything needed to open a connection, parsed and checked.
 #[derive(Clone)]
 pub struct ConnectOptions {
@@ -86,6 +161,7 @@ pub struct ConnectOptions {
     pub(super) ca_files: Vec<PathBuf>,
     pub(super) system_roots: bool,
     pub(super) channel_binding: ChannelBinding,
+    pub(super) require_auth: RequireAuth,
     pub(super) application_name: String,
     pub(super) options: Option<String>,
     pub(super) connect_timeout: Duration,
@@ -126,7 +202,8 @@ impl ConnectOptions {
                 file.and_then(|file| passfile::look_up(&file, &looked_up))
             }
         };
-        let roots = Roots::choose(given.sslmode, given.sslrootcert, tls_ca)?;
+        let default = if host.is_local(given.hostaddr) { SslMode::Prefer } else { SslMode::VerifyFull };
+        let roots = Roots::choose(given.sslmode, default, given.sslrootcert, tls_ca)?;
         Ok(Self {
             host,
             host_text,
@@ -139,6 +216,7 @@ impl ConnectOptions {
             ca_files: roots.ca_files,
             system_roots: roots.system,
             channel_binding: given.channel_binding.unwrap_or(ChannelBinding::Prefer),
+            require_auth: given.require_auth,
             application_name: given.application_name.unwrap_or_else(|| APPLICATION_NAME.to_owned()),
             options: given.options,
             connect_timeout: given.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
@@ -191,15 +269,9 @@ impl ConnectOptions {
         format!("{}@{open}{}{close}:{}/{}", self.user, self.host_text, self.port, self.database)
     }
 
-    /// Whether a password in clear text would stay on this machine.
-    pub(super) fn is_local(&self) -> bool {
-        match &self.host {
-            Host::Unix(_) => true,
-            Host::Tcp(name) => match self.hostaddr.or_else(|| name.parse().ok()) {
-                Some(address) => address.is_loopback(),
-                None => name == "localhost",
-            },
-        }
+    /// Whether the server is one of this machine: a Unix socket, a loopback address, `localhost`.
+    pub fn is_local(&self) -> bool {
+        self.host.is_local(self.hostaddr)
     }
 }
 
@@ -224,12 +296,14 @@ impl Roots {
     /// `sslrootcert` replaces the system's roots, as in libpq; `tls_ca` adds to them. Without a look at the
     /// host's name the system's roots would let any certificate of any public CA pass, so they count for
     /// `verify-full` alone.
-    fn choose(sslmode: Option<SslMode>, sslrootcert: Option<PathBuf>, tls_ca: Option<&Path>) -> Result<Self> {
+    ///
+    /// Without `sslmode` a server of this machine may be without TLS; any other has to prove who it is.
+    fn choose(sslmode: Option<SslMode>, default: SslMode, sslrootcert: Option<PathBuf>, tls_ca: Option<&Path>) -> Result<Self> {
         let named_system = sslrootcert.as_deref() == Some(Path::new("system"));
         let own = sslrootcert.filter(|_| !named_system);
         let only_own = own.is_some();
         let ca_files: Vec<PathBuf> = own.into_iter().chain(tls_ca.map(Path::to_path_buf)).collect();
-        let asked = sslmode.unwrap_or(if named_system { SslMode::VerifyFull } else { SslMode::Prefer });
+        let asked = sslmode.unwrap_or(if named_system { SslMode::VerifyFull } else { default });
         let sslmode = match asked {
             SslMode::Require if !ca_files.is_empty() => SslMode::VerifyCa,
             other => other,
@@ -257,6 +331,7 @@ struct Given {
     sslmode: Option<SslMode>,
     sslrootcert: Option<PathBuf>,
     channel_binding: Option<ChannelBinding>,
+    require_auth: RequireAuth,
     application_name: Option<String>,
     options: Option<String>,
     connect_timeout: Option<Duration>,
@@ -325,6 +400,7 @@ impl Given {
                     _ => return Err(bad(name, &value, "one of disable, prefer, require")),
                 });
             }
+            "require_auth" => self.require_auth = RequireAuth::parse(&value)?,
             "application_name" => self.application_name = non_empty(value),
             "options" => self.options = non_empty(value),
             "connect_timeout" => {

@@ -126,3 +126,37 @@ fn the_systems_roots_count_for_verify_full_alone() {
     assert!(refusal("postgresql://h?sslmode=verify-ca").contains("tls_ca"));
     assert!(refusal("postgresql://h?sslmode=require&sslrootcert=system").contains("verify-full"));
 }
+
+#[test]
+fn only_a_server_of_this_machine_may_be_without_tls_unasked() {
+    let mode = |url: &str| parse(url).expect(url).sslmode();
+    for local in ["postgresql://", "postgresql://localhost", "postgresql://LOCALHOST", "postgresql://127.1.2.3", "postgresql://[::1]"] {
+        assert_eq!(mode(local), SslMode::Prefer, "{local}");
+    }
+    for local in ["postgresql://[::ffff:127.0.0.1]", "postgresql://db.example?hostaddr=127.0.0.1", "postgresql:///d?host=/run/pg"] {
+        assert_eq!(mode(local), SslMode::Prefer, "{local}");
+    }
+    for far in
+        ["postgresql://db.example", "postgresql://10.0.0.1", "postgresql://localhost.example", "postgresql://localhost?hostaddr=10.0.0.1"]
+    {
+        assert_eq!(mode(far), SslMode::VerifyFull, "{far}");
+        assert_eq!(mode(&format!("{far}{}sslmode=disable", if far.contains('?') { "&" } else { "?" })), SslMode::Disable, "{far}");
+    }
+}
+
+#[test]
+fn the_password_goes_in_clear_only_to_a_verified_server_or_by_name() {
+    let auth = |query: &str| parse(&format!("postgresql://h/d?{query}")).expect(query).require_auth;
+    let allowed = |auth: &RequireAuth, verified| {
+        [Method::Trust, Method::Password, Method::Md5, Method::Scram].map(|method| auth.allows(method, verified))
+    };
+    let default = auth("");
+    assert_eq!((allowed(&default, false), allowed(&default, true)), ([true, false, false, true], [true; 4]));
+    let named = auth("require_auth=md5,password");
+    assert_eq!((allowed(&named, false), allowed(&named, true)), ([false, true, true, false], [false, true, true, false]));
+    let refused = auth("require_auth=!none,!md5");
+    assert_eq!((allowed(&refused, false), allowed(&refused, true)), ([false, false, false, true], [false, true, false, true]));
+    for bad in ["", "gss", "!none,md5", "md5,!none", "md5,"] {
+        assert!(refusal(&format!("postgresql://h/d?require_auth={bad}")).contains("scram-sha-256"), "{bad}");
+    }
+}

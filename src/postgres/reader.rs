@@ -7,6 +7,7 @@
 
 use super::error::{DbError, from_io, protocol};
 use super::frames::{COPY_DATA_TAG, Event, Frames, HEADER_BYTES, ServerNotice, payload_bytes};
+use super::limits::{MESSAGE_BYTES_MAX, NOTICES_MAX, ROW_BYTES_MAX};
 use super::socket::Quiet;
 use super::status::Schedule;
 use super::transport::Transport;
@@ -35,8 +36,6 @@ const CHUNK_BYTES: usize = 1 << 20;
 const ROOM_BYTES: u32 = 4 << 20;
 /// Room below which a new buffer is taken: small reads are what makes an eager reader slow.
 const READ_BYTES_MIN: usize = 64 << 10;
-/// PostgreSQL's own limit of a message is 1 GiB.
-const FRAME_BYTES_MAX: usize = 1 << 30;
 /// After the socket was drained: how long more may gather, unheard. Every arrival that is waited for costs both sides
 /// more than a row does. Latency is hardly touched: what there was has been handed over before the pause, and a
 /// socket that stayed empty over it is waited on again.
@@ -101,6 +100,8 @@ pub(super) struct Reader {
     stalled: bool,
     /// Parsed and waiting for the consumer.
     events: VecDeque<Event>,
+    /// Notices since the last data.
+    notices: usize,
     /// Why the stream ended; sent once all events are.
     end: Option<Error>,
     out: BytesMut,
@@ -140,6 +141,7 @@ impl Reader {
             held: None,
             stalled: false,
             events: VecDeque::new(),
+            notices: 0,
             end: None,
             out: BytesMut::new(),
             unsent: false,
@@ -291,7 +293,8 @@ impl Reader {
         let mut largest = 0;
         while let Some(header) = self.buf.get(run..).and_then(|rest| rest.first_chunk::<HEADER_BYTES>()) {
             let is_data = header[0] == COPY_DATA_TAG;
-            let Some(total) = payload_bytes(header).map(|n| HEADER_BYTES + n).filter(|total| *total <= FRAME_BYTES_MAX) else {
+            let most = if is_data { ROW_BYTES_MAX } else { MESSAGE_BYTES_MAX };
+            let Some(total) = payload_bytes(header).map(|n| HEADER_BYTES + n).filter(|total| *total <= most) else {
                 self.hand_over(run, largest);
                 return Err(protocol("a message of an impossible length"));
             };
@@ -307,6 +310,7 @@ impl Reader {
                 }
                 run += total;
                 largest = largest.max(total);
+                self.notices = 0;
             } else {
                 self.hand_over(run, largest);
                 (run, largest) = (0, 0);
@@ -339,6 +343,10 @@ impl Reader {
             Some(Message::ErrorResponse(body)) => Err(DbError::read(body.fields()).map_err(protocol)?.into_error("streaming")),
             Some(Message::NoticeResponse(body)) => {
                 let notice = ServerNotice::from(DbError::read(body.fields()).map_err(protocol)?);
+                self.notices += 1;
+                if self.notices > NOTICES_MAX {
+                    return Err(protocol("nothing but notices"));
+                }
                 self.events.push_back(Event::Notice(notice));
                 Ok(())
             }

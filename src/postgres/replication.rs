@@ -8,7 +8,6 @@ use super::auth::{Session, Takes, log_in};
 use super::error::{DbError, protocol};
 use super::options::ConnectOptions;
 use super::reader::StreamSetup;
-use super::sql::{pins, version_number};
 use super::stream::ReplicationStream;
 use super::transport::{Tls, Transport, attempt};
 use super::wire::{Backend, Wire};
@@ -73,9 +72,7 @@ impl Replication {
 
     async fn open(options: &ConnectOptions, tls: Tls) -> Result<Self> {
         let session = log_in(Transport::connect(options, tls).await?, options, Takes::Replication).await?;
-        let version = session.parameters.get("server_version").and_then(|text| version_number(text));
-        let version = version.ok_or_else(|| protocol("no server_version"))?;
-        let pins = pins(version, session.parameters.get("server_encoding").map(String::as_str));
+        let (version, pins) = (session.version()?, session.pins()?);
         let mut this = Self { session, options: options.clone(), version, wal_sender_timeout: None, busy: false };
         let sql = format!(
             "{pins} SET statement_timeout = 0; SET lock_timeout = 0; \
@@ -202,15 +199,23 @@ impl Replication {
     /// Runs one simple query and returns all its rows as text.
     async fn command(&mut self, sql: &str, doing: &str) -> Result<Vec<Row>> {
         self.send_query(sql).await.map_err(|e| e.context(doing))?;
-        let (rows, ready) = self.session.rows(doing).await;
+        let (rows, ready) = self.session.answer(doing).await;
         self.busy = !ready;
         rows
     }
 }
 
 impl Session {
+    /// Runs a simple query; its rows as text. For sessions that nobody uses after an error.
+    pub(super) async fn rows(&mut self, sql: &str, doing: &str) -> Result<Vec<Row>> {
+        let mut out = BytesMut::new();
+        frontend::query(sql, &mut out).map_err(|e| Error::config("a name cannot be sent to the server").with_source(e))?;
+        self.wire.send(&out).await.map_err(|e| e.context(doing))?;
+        self.answer(doing).await.0
+    }
+
     /// Reads the answer to a simple query: its rows as text, and whether the session is ready for another.
-    pub(super) async fn rows(&mut self, doing: &str) -> (Result<Vec<Row>>, bool) {
+    pub(super) async fn answer(&mut self, doing: &str) -> (Result<Vec<Row>>, bool) {
         let mut rows = Vec::new();
         let mut refused = None;
         loop {

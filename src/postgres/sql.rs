@@ -4,15 +4,19 @@
 //! Invariants: no session runs without its pins; what a role or database sets by default never changes how a
 //! value is printed.
 
-use super::error::{from_sql, protocol};
-use super::options::{ChannelBinding, ConnectOptions};
+use super::auth::{Takes, log_in};
+use super::error::{from_sql, screened};
+use super::limits::Watch;
+use super::options::ConnectOptions;
 use super::transport::{Tls, Transport, attempt};
 use crate::error::Result;
+use bytes::{Buf, BytesMut};
 use std::future::{Ready, poll_fn, ready};
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::config::SslNegotiation;
 use tokio_postgres::tls::{ChannelBinding as Binding, TlsConnect, TlsStream};
@@ -26,27 +30,16 @@ pub async fn connect_sql(options: &ConnectOptions) -> Result<tokio_postgres::Cli
 }
 
 async fn open(options: &ConnectOptions, tls: Tls) -> Result<tokio_postgres::Client> {
-    let transport = Transport::connect(options, tls).await?;
+    let mut session = log_in(Transport::connect(options, tls).await?, options, Takes::Sql).await?;
+    let pins = session.pins()?;
+    session.rows(&pins, "setting up the session").await?;
+    let (transport, rest) = session.wire.into_parts();
     let mut config = tokio_postgres::Config::new();
-    config.user(options.user()).dbname(options.database()).application_name(&options.application_name);
-    if let Some(password) = &options.password {
-        config.password(password);
-    }
-    if let Some(more) = &options.options {
-        config.options(more);
-    }
-    config.channel_binding(match options.channel_binding {
-        ChannelBinding::Disable => tokio_postgres::config::ChannelBinding::Disable,
-        ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
-        ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
-    });
-    // TLS is settled already: "direct" keeps tokio-postgres from asking again, and hands it our stream as it is.
+    config.user(options.user());
+    // The connection is logged in: "direct" keeps tokio-postgres from asking for TLS, and hands it our stream as it is.
     config.ssl_mode(tokio_postgres::config::SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-    let connected = config.connect_raw(transport, Settled).await;
-    let (client, mut connection) = connected.map_err(|e| from_sql(e, "logging in"))?;
-    let version = connection.parameter("server_version").and_then(version_number);
-    let version = version.ok_or_else(|| protocol("no server_version"))?;
-    let pins = pins(version, connection.parameter("server_encoding"));
+    let connected = config.connect_raw(SettledStream::new(transport, &rest), Settled).await;
+    let (client, mut connection) = connected.map_err(|e| from_sql(e, "beginning a SQL session"))?;
     tokio::spawn(async move {
         loop {
             match poll_fn(|cx| connection.poll_message(cx)).await {
@@ -56,18 +49,19 @@ async fn open(options: &ConnectOptions, tls: Tls) -> Result<tokio_postgres::Clie
                 Some(Ok(_)) => {}
                 // The client's calls report the break themselves.
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "a SQL session broke");
+                    tracing::debug!(error = %screened(error), "a SQL session broke");
                     return;
                 }
                 None => return,
             }
         }
     });
-    client.batch_execute(&pins).await.map_err(|e| from_sql(e, "setting up the session"))?;
     Ok(client)
 }
 
 /// The session's settings, as one simple query.
+///
+/// Queries of the catalog are short, and compiling them takes fifty times as long as running them: hence no JIT.
 ///
 /// A database in SQL_ASCII holds any bytes. Asked for UTF-8 the server would convert nothing, but end a copy, and the stream for
 /// good, at the first text that is none; asked for SQL_ASCII it sends what it has, and such a text becomes an exception.
@@ -76,7 +70,7 @@ pub(super) fn pins(version: u32, server_encoding: Option<&str>) -> String {
     let mut sql = format!(
         "SET client_encoding = '{encoding}'; SET search_path = ''; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
          SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
-         SET row_security = off; SET idle_in_transaction_session_timeout = 0;",
+         SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET jit = off;",
     );
     if version >= 140_000 {
         sql.push_str(" SET idle_session_timeout = 0;");
@@ -99,44 +93,84 @@ pub(super) fn version_number(text: &str) -> Option<u32> {
 /// The connector of a stream that needs no connecting.
 struct Settled;
 
-impl TlsConnect<Transport> for Settled {
+impl TlsConnect<SettledStream> for Settled {
     type Stream = SettledStream;
     type Error = io::Error;
     type Future = Ready<io::Result<SettledStream>>;
 
-    fn connect(self, stream: Transport) -> Self::Future {
-        ready(Ok(SettledStream(stream)))
+    fn connect(self, stream: SettledStream) -> Self::Future {
+        ready(Ok(stream))
     }
 }
 
-struct SettledStream(Transport);
+/// AuthenticationOk, ReadyForQuery.
+const LOGGED_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+/// A connection that is logged in, as tokio-postgres meets it: its start-up message goes nowhere, and is answered at once. So there is one
+/// log-in in this program, and tokio-postgres never has the password. What comes later is watched: tokio-postgres keeps answers of any size.
+struct SettledStream {
+    transport: Transport,
+    /// To be read before anything of the server's.
+    prelude: BytesMut,
+    /// Bytes of the start-up message that are still to be swallowed; `None` before its length is known.
+    startup: Option<usize>,
+    watch: Watch,
+}
+
+impl SettledStream {
+    fn new(transport: Transport, rest: &[u8]) -> Self {
+        let mut prelude = BytesMut::from(LOGGED_IN);
+        prelude.extend_from_slice(rest);
+        Self { transport, prelude, startup: None, watch: Watch::new() }
+    }
+}
 
 impl TlsStream for SettledStream {
     fn channel_binding(&self) -> Binding {
-        match &self.0.end_point {
-            Some(hash) => Binding::tls_server_end_point(hash.clone()),
-            None => Binding::none(),
-        }
+        Binding::none()
     }
 }
 
 impl AsyncRead for SettledStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        // A server that never stops would keep timers from being looked at.
+        let progress = ready!(coop::poll_proceed(cx));
+        let before = buf.filled().len();
+        if self.prelude.is_empty() {
+            ready!(Pin::new(&mut self.transport).poll_read(cx, buf))?;
+        } else {
+            let taken = self.prelude.len().min(buf.remaining());
+            buf.put_slice(&self.prelude.split_to(taken));
+        }
+        progress.made_progress();
+        Poll::Ready(self.watch.pass(&buf.filled()[before..]).map_err(io::Error::other))
     }
 }
 
 impl AsyncWrite for SettledStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        if self.startup == Some(0) {
+            return Pin::new(&mut self.transport).poll_write(cx, buf);
+        }
+        let left = match self.startup {
+            Some(left) => left,
+            None if buf.len() < size_of::<u32>() => return Poll::Ready(Err(io::ErrorKind::InvalidInput.into())),
+            None => {
+                let mut length = buf;
+                length.get_u32() as usize
+            }
+        };
+        let swallowed = left.min(buf.len());
+        self.startup = Some(left - swallowed);
+        Poll::Ready(Ok(swallowed))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }
 

@@ -6,7 +6,7 @@
 use super::error::from_io;
 use super::options::{ConnectOptions, Host, SslMode};
 use super::socket::{Quiet, TcpSocket};
-use super::{error, tls};
+use super::{certificate, error, tls};
 use crate::error::{Error, Kind, Result};
 use crate::wait;
 use bytes::BytesMut;
@@ -36,6 +36,8 @@ pub(super) struct Transport {
     io: Io,
     /// The channel binding for SCRAM, where TLS is on and the certificate has one.
     pub(super) end_point: Option<Vec<u8>>,
+    /// The other end is proven to be the server that is meant: by its certificate, or by the file system.
+    verified: bool,
 }
 
 enum Io {
@@ -79,7 +81,8 @@ where
             Err(error) if may_go_without(options, &error) => error,
             other => return other,
         };
-        connect(Tls::Without).await.map_err(|_| first)
+        // A refusal of ours tells more than the first attempt's trouble.
+        connect(Tls::Without).await.map_err(|second| if error::sqlstate(&second).is_none() && !second.is_retry() { second } else { first })
     };
     let late = |_| Error::retry(format!("no connection within {} s (connect_timeout)", bound.as_secs()));
     let both = wait::told(format!("a connection to {}", options.describe()), both);
@@ -100,12 +103,12 @@ impl Transport {
                 let path = directory.join(format!(".s.PGSQL.{}", options.port()));
                 let connected = UnixStream::connect(&path).await;
                 let io = connected.map_err(|e| from_io(e, format!("cannot reach the socket {}", path.display())))?;
-                Ok(Self { io: Io::Unix(io), end_point: None })
+                Ok(Self { io: Io::Unix(io), end_point: None, verified: true })
             }
             Host::Tcp(name) => {
                 let socket = connect_tcp(options, name).await?;
                 if tls == Tls::Without || options.sslmode() == SslMode::Disable {
-                    return Ok(Self { io: Io::Tcp(socket), end_point: None });
+                    return Ok(Self { io: Io::Tcp(socket), end_point: None, verified: false });
                 }
                 negotiate(options, name, socket).await
             }
@@ -115,7 +118,7 @@ impl Transport {
     /// A connection that is there already.
     #[cfg(test)]
     pub(super) fn from_unix(stream: UnixStream) -> Self {
-        Self { io: Io::Unix(stream), end_point: None }
+        Self { io: Io::Unix(stream), end_point: None, verified: true }
     }
 
     /// A switch for the socket's wake-ups. A Unix socket has none: its low-water mark holds nothing back.
@@ -125,6 +128,11 @@ impl Transport {
             Io::Tls(stream) => stream.get_ref().0.quiet(),
             Io::Unix(_) => Quiet::default(),
         }
+    }
+
+    /// Whether the other end is proven to be the server that is meant.
+    pub(super) fn is_verified(&self) -> bool {
+        self.verified
     }
 
     /// Whether the connection is encrypted.
@@ -183,7 +191,7 @@ async fn negotiate(options: &ConnectOptions, name: &str, mut socket: TcpSocket) 
     // One byte, no more: bytes that came with it would be unencrypted and must not count as the server's.
     match socket.read_u8().await.map_err(io_error)? {
         b'S' => {}
-        b'N' if options.sslmode() == SslMode::Prefer => return Ok(Transport { io: Io::Tcp(socket), end_point: None }),
+        b'N' if options.sslmode() == SslMode::Prefer => return Ok(Transport { io: Io::Tcp(socket), end_point: None, verified: false }),
         b'N' => return Err(Error::source_refused("the server has no TLS (ssl = off), which the sslmode demands")),
         b'E' => return Err(Error::retry("the server answered the TLS request with an error: it may be out of connections")),
         _ => return Err(error::protocol("no answer to the TLS request; is this PostgreSQL's port?")),
@@ -192,9 +200,10 @@ async fn negotiate(options: &ConnectOptions, name: &str, mut socket: TcpSocket) 
     let server_name = server_name.map_err(|_| Error::config(format!("{name:?} is no host name that TLS can use")))?;
     let connector = TlsConnector::from(Arc::new(tls::client_config(options)?));
     let stream = connector.connect(server_name, socket).await.map_err(handshake_error)?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let end_point = certificate.and_then(|certificate| tls::end_point(certificate));
-    Ok(Transport { io: Io::Tls(Box::new(stream)), end_point })
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let end_point = shown.and_then(|shown| certificate::end_point(shown));
+    let verified = matches!(options.sslmode(), SslMode::VerifyCa | SslMode::VerifyFull);
+    Ok(Transport { io: Io::Tls(Box::new(stream)), end_point, verified })
 }
 
 /// A refused certificate is refused again; a broken connection may pass.

@@ -47,6 +47,9 @@ const EAGER: Duration = Duration::from_millis(200);
 /// A row of this size waits until the pieces before it have left room for it, before it is taken in.
 const LARGE_BYTES: usize = 4 << 20;
 
+/// Relations that one session keeps the description of: about 50 MB. Somewhat more tables and partitions than a server can hold well.
+const RELATIONS_MAX: usize = 100_000;
+
 /// Longest wait for the position of the server's WAL, which takes less than a millisecond to read.
 const VOUCH_WITHIN: Duration = Duration::from_secs(30);
 
@@ -377,6 +380,9 @@ impl Session<'_> {
                 self.batcher.commit(&commit)?;
                 // Its rows were too many for one piece: the batch is over its size, so the age is not waited for.
                 if self.batcher.overdue() { self.cut(true).await } else { Ok(()) }
+            }
+            Message::Relation(_) if self.targets.len() + self.stale.len() >= RELATIONS_MAX => {
+                Err(Error::retry(format!("the server described more than {RELATIONS_MAX} relations in one session")))
             }
             Message::Relation(relation) => self.relation(relation).await,
             Message::Origin | Message::Type | Message::Logical { .. } => Ok(()),

@@ -28,10 +28,23 @@ async fn both(url: &str) -> Result<(), String> {
 async fn every_method_logs_in_with_and_without_tls_and_binds_the_channel_where_it_can() {
     let server = Server::start(HBA, "");
     admin(&server).await.batch_execute(ROLES).await.unwrap();
+    let ca = server.ca().display().to_string();
     for sslmode in ["disable", "prefer", "require"] {
-        for login in ["trusty".to_owned(), format!("passy:{PASSWORD}"), format!("hashy:{PASSWORD}"), format!("scrammy:{PASSWORD}")] {
+        for login in ["trusty".to_owned(), format!("scrammy:{PASSWORD}")] {
             both(&server.url(&login, &format!("sslmode={sslmode}"))).await.unwrap();
         }
+        // The password leaves only for a server that is proven to be the one, or by name.
+        for (user, method) in [("passy", "password"), ("hashy", "md5")] {
+            let login = format!("{user}:{PASSWORD}");
+            let refused = both(&server.url(&login, &format!("sslmode={sslmode}"))).await.unwrap_err();
+            assert!(refused.contains("sslmode=verify-full") && refused.contains(&format!("require_auth={method}")), "{refused}");
+            both(&server.url(&login, &format!("sslmode={sslmode}&require_auth={method}"))).await.unwrap();
+            let other = both(&server.url(&login, &format!("sslmode={sslmode}&require_auth=scram-sha-256"))).await.unwrap_err();
+            assert!(other.contains("does not list"), "{other}");
+        }
+    }
+    for user in ["passy", "hashy", "scrammy"] {
+        both(&server.url(&format!("{user}:{PASSWORD}"), &format!("sslmode=verify-full&sslrootcert={ca}"))).await.unwrap();
     }
     both(&server.socket_url()).await.unwrap();
     // "prefer" goes on without TLS where pg_hba.conf has no line for it.
@@ -43,7 +56,8 @@ async fn every_method_logs_in_with_and_without_tls_and_binds_the_channel_where_i
     let scrammy = format!("scrammy:{PASSWORD}");
     both(&bound(&scrammy, "require", "require")).await.unwrap();
     both(&bound(&scrammy, "require", "disable")).await.unwrap();
-    for (login, sslmode) in [(scrammy.as_str(), "disable"), (&format!("hashy:{PASSWORD}"), "require"), ("trusty", "require")] {
+    let md5 = "require&require_auth=md5";
+    for (login, sslmode) in [(scrammy.as_str(), "disable"), (&format!("hashy:{PASSWORD}"), md5), ("trusty", "require")] {
         let options = options(&bound(login, sslmode, "require"));
         for error in [connect_sql(&options).await.err().unwrap(), Replication::connect(&options).await.err().unwrap()] {
             assert_eq!(error.kind(), Kind::Source, "{login} {sslmode}: {}", error.full());
@@ -62,8 +76,8 @@ async fn refusals_have_their_kind_and_sqlstate_and_never_the_password() {
     let cases = [
         (server.url("scrammy:hush", "sslmode=disable"), Some("28P01"), Kind::Source),
         (server.url("scrammy:hush", "sslmode=require"), Some("28P01"), Kind::Source),
-        (server.url("hashy:hush", "sslmode=prefer"), Some("28P01"), Kind::Source),
-        (server.url("passy:hush", "sslmode=require"), Some("28P01"), Kind::Source),
+        (server.url("hashy:hush", "sslmode=prefer&require_auth=md5"), Some("28P01"), Kind::Source),
+        (server.url("passy:hush", "sslmode=require&require_auth=password"), Some("28P01"), Kind::Source),
         (server.url("plain:hush", "sslmode=prefer"), Some("28000"), Kind::Source),
         (nobase, Some("3D000"), Kind::Source),
     ];
@@ -77,6 +91,8 @@ async fn refusals_have_their_kind_and_sqlstate_and_never_the_password() {
         }
     }
     let error = Replication::connect(&options(&server.url("scrammy", ""))).await.err().unwrap();
+    let sql = connect_sql(&options(&server.url("scrammy", ""))).await.err().unwrap();
+    assert_eq!(sql.full(), error.full());
     assert!(error.kind() == Kind::Config && error.full().contains("PGPASSWORD"), "{}", error.full());
 
     // A role without REPLICATION may use SQL, but gets no replication connection.

@@ -94,6 +94,45 @@ impl Server {
         format!("postgresql://{login}@localhost:{}/postgres?hostaddr=127.0.0.1&{query}", self.port)
     }
 
+    /// Gives the server a certificate of its own making that ends in so many days; its file.
+    pub(crate) fn renew(&self, days: i64) -> PathBuf {
+        let (home, file) = (self.home(), self.home().join("server.crt"));
+        let date = |days: i64| {
+            let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64 + days * 86_400;
+            chrono::DateTime::from_timestamp(time, 0).unwrap().format("%Y%m%d%H%M%SZ").to_string()
+        };
+        std::fs::write(
+            home.join("renew.conf"),
+            "[req]\ndistinguished_name = n\n[n]\n[ca]\ndefault_ca = c\n[c]\ndatabase = index\nserial = serial\nnew_certs_dir = .\n\
+             default_md = sha256\npolicy = p\nx509_extensions = e\nunique_subject = no\n[p]\ncommonName = supplied\n\
+             [e]\nsubjectAltName = DNS:localhost\n",
+        )
+        .unwrap();
+        std::fs::write(home.join("index"), "").unwrap();
+        std::fs::write(home.join("serial"), "01\n").unwrap();
+        let openssl = |args: &[&str]| run(Command::new("openssl").current_dir(&home).args(args));
+        openssl(&["req", "-new", "-key", "server.key", "-subj", "/CN=localhost", "-out", "renew.csr", "-config", "renew.conf"]);
+        let (start, end) = (date(-9), date(days));
+        let sign =
+            ["ca", "-batch", "-config", "renew.conf", "-selfsign", "-keyfile", "server.key", "-in", "renew.csr", "-out", "server.crt"];
+        openssl(&[&sign[..], &["-notext", "-startdate", &start, "-enddate", &end]].concat());
+        own(&home);
+        // SAFETY: a signal to a child of ours that has not been waited for.
+        unsafe { libc::kill(self.postgres.as_ref().unwrap().id() as libc::pid_t, libc::SIGHUP) };
+        let (port, pem) = (self.port, std::fs::read_to_string(&file).unwrap());
+        let shown = || {
+            let mut shown = Command::new("openssl");
+            shown.args(["s_client", "-starttls", "postgres", "-connect", &format!("127.0.0.1:{port}")]).stdin(Stdio::null());
+            String::from_utf8_lossy(&shown.output().unwrap().stdout).into_owned()
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !shown().contains(pem.trim()) {
+            assert!(Instant::now() < deadline, "the server does not show its new certificate: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        file
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.root.path().join("log")).unwrap_or_default()
     }

@@ -74,3 +74,16 @@ async fn a_server_without_tls_is_refused_where_tls_is_demanded() {
     let refused = refusal(&options(&server.url("postgres", "sslmode=require"))).await.unwrap();
     assert!(refused.kind() == Kind::Source && refused.full().contains("has no TLS"), "{}", refused.full());
 }
+
+#[tokio::test]
+async fn a_pinned_certificate_counts_only_within_its_time() {
+    let server = Server::start(HBA, "");
+    let refused = |days: i64| {
+        let file = server.renew(days);
+        let url = server.url("postgres", &format!("sslmode=verify-full&sslrootcert={}", file.display()));
+        async move { refusal(&options(&url)).await.map(|error| error.full()) }
+    };
+    assert_eq!(refused(1).await, None);
+    let expired = refused(-1).await.expect("it is refused");
+    assert!(expired.contains("has expired"), "{expired}");
+}

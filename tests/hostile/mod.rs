@@ -2,6 +2,8 @@
 //!
 //! Owns: copying both ways, finding the stream's messages, changing or adding one. Does not own: what must come of it (the tests).
 
+pub(crate) mod fake;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,8 +28,10 @@ impl Position {
 }
 
 /// One lie.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Lie {
+    /// These bytes, between transactions.
+    Idle(Vec<u8>),
     /// A keepalive between transactions.
     IdleKeepalive(Position),
     /// A keepalive behind a Begin.
@@ -108,12 +112,8 @@ fn answers(mut server: TcpStream, mut client: &TcpStream, state: &Mutex<State>, 
                 _ => {}
             }
             let mut state = state.lock().unwrap();
-            let before = told.load(Ordering::SeqCst);
             added = lie(&mut state, &mut body, in_transaction, last, told);
             drop(state);
-            if told.load(Ordering::SeqCst) > before {
-                eprintln!("the proxy lied");
-            }
         }
         client.write_all(&header)?;
         client.write_all(&body)?;
@@ -136,7 +136,12 @@ fn lie(state: &mut State, body: &mut [u8], in_transaction: bool, last: u64, told
         told.fetch_add(1, Ordering::SeqCst);
         return None;
     }
-    match (state.lie?, kind) {
+    match (state.lie.clone()?, kind) {
+        (Lie::Idle(bytes), _) if !in_transaction => {
+            state.lie = None;
+            told.fetch_add(1, Ordering::SeqCst);
+            Some(bytes)
+        }
         (Lie::IdleKeepalive(to), _) if !in_transaction => {
             state.lie = None;
             told.fetch_add(1, Ordering::SeqCst);
@@ -174,6 +179,16 @@ fn keepalive(wal_end: u64) -> Vec<u8> {
     message.extend_from_slice(&[0; 8]);
     message.push(1);
     message
+}
+
+/// A CopyData with these bytes.
+pub(crate) fn copy_data(bytes: &[u8]) -> Vec<u8> {
+    fake::message(b'd', bytes)
+}
+
+/// A message of pgoutput within the stream.
+pub(crate) fn streamed(payload: &[u8]) -> Vec<u8> {
+    copy_data(&[&[b'w'][..], &[0; 24], payload].concat())
 }
 
 fn word(body: &[u8], at: usize) -> u64 {
