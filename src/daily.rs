@@ -6,11 +6,12 @@
 
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
-use crate::postgres::{ConnectOptions, connect_sql};
+use crate::postgres::{self, ConnectOptions, connect_sql};
 use crate::{compact, dataform, publish, replicate, stdout, wait};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 /// How a step ended.
 enum Outcome {
@@ -80,8 +81,8 @@ async fn turn(config: &Config) -> Result<Option<Client>> {
     let client = connect_sql(&options).await?;
     let sql = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('huella daily'), pg_catalog.hashtext($1))";
     let key = format!("{} {}", config.source.slot, config.lake.url);
-    let row = client.query_one(sql, &[&key]).await.map_err(|e| Error::retry("taking the turn for the daily job").with_source(e))?;
-    Ok(row.get::<_, bool>(0).then_some(client))
+    let turn: bool = postgres::one(&client, "taking the turn for the daily job", sql, &[(&key, Type::TEXT)]).await?.get(0)?;
+    Ok(turn.then_some(client))
 }
 
 /// One step; given up if it does not move for `timeout`, so that a lake or a service that does not answer costs one step and not the day.

@@ -3,6 +3,8 @@
 //! Data flows one way: `postgres` → `pgoutput` → `batch` (with `schema`) → `commit` (with `lake`, `store`);
 //! `replicate` and `snapshot` drive it, `cli` is the outside. Imports follow the same direction.
 
+#![warn(clippy::disallowed_methods)]
+
 pub mod batch;
 pub mod check;
 pub mod cli;

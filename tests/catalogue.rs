@@ -348,7 +348,9 @@ async fn a_transaction_becomes_visible_when_it_ends_whatever_else_runs() {
     young.batch_execute("BEGIN; INSERT INTO public.t VALUES (2)").await.unwrap();
     let xid: i64 = young.query_one("SELECT (pg_current_xact_id()::text::int8) & 4294967295", &[]).await.unwrap().get(0);
     let waiting = tokio::spawn(async move { (server::await_visible(&looking, u32::try_from(xid).unwrap()).await, looking) });
-    while older
+    // A session of its own: within a transaction the server shows what it showed first.
+    let watching = server.connect().await;
+    while watching
         .query_one("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_xact_status%' AND pid <> pg_backend_pid()", &[])
         .await
         .unwrap()

@@ -341,3 +341,59 @@ async fn a_main_loop_that_hangs_is_ended_in_time_by_sigterm() {
     assert_eq!(running.wait(), Some(1), "{}", world.log());
     assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
 }
+
+/// A database without an encoding holds names of any bytes, and a role's name is the same in every database.
+#[tokio::test]
+async fn names_that_are_not_utf8_stop_their_own_table_and_nothing_else() {
+    let mut world = World::new().await;
+    world.sql("CREATE DATABASE raw TEMPLATE template0 ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C'; CREATE ROLE owner LOGIN").await;
+    let raw = world.server.connect_to("raw", "postgres").await;
+    raw.batch_execute(
+        "CREATE TABLE public.good (id int PRIMARY KEY, body text); INSERT INTO public.good VALUES (1, 'x');
+         DO $$ BEGIN
+           EXECUTE format('CREATE TABLE public.%I (id int PRIMARY KEY)', 'a' || chr(241) || 'o');
+           EXECUTE format('CREATE TABLE public.column_of (id int PRIMARY KEY, %I int)', 'a' || chr(241) || 'o');
+           EXECUTE format('CREATE TYPE public.%I AS ENUM (%L)', 'e' || chr(241), 'v' || chr(241));
+           EXECUTE format('CREATE TABLE public.of_type (id int PRIMARY KEY, e public.%I)', 'e' || chr(241));
+         END $$;
+         CREATE PUBLICATION huella FOR ALL TABLES",
+    )
+    .await
+    .unwrap();
+    let url = format!("postgresql://postgres@127.0.0.1:{}/raw?sslmode=disable", world.server.port);
+    world.env.push(("HUELLA_SOURCE_URL".into(), url));
+    let (code, found) = world.run(&["check", "--json"]);
+    assert!(code == 0 && found.contains("a\u{FFFD}o") && found.contains("is not UTF-8"), "{code} {found}");
+    // A role whose name was changed there writes in this database, which is in UTF-8.
+    let writer = world.server.connect_to("raw", "owner").await;
+    let open = world.server.connect_to("postgres", "owner").await;
+    world.sql("CREATE TABLE public.busy (id int); GRANT ALL ON public.busy TO owner").await;
+    open.batch_execute("BEGIN; INSERT INTO public.busy VALUES (1)").await.unwrap();
+    drop(writer);
+    raw.batch_execute("DO $$ BEGIN EXECUTE format('ALTER ROLE owner RENAME TO %I', 'owner' || chr(241)); END $$").await.unwrap();
+    let running = world.start(&["run"], &[]);
+    world.wait("the copy to wait for the open transaction", || world.log().contains("owner\u{FFFD}"));
+    open.batch_execute("COMMIT").await.unwrap();
+    world.wait("the copies", || {
+        world
+            .watermark()
+            .is_some_and(|w| w["tables"].as_object().is_some_and(|all| all.len() == 2 && all.values().all(|t| t.get("pending").is_none())))
+    });
+    raw.batch_execute(
+        "INSERT INTO public.good VALUES (2, 'y');
+         DO $$ BEGIN EXECUTE format('INSERT INTO public.%I VALUES (1)', 'a' || chr(241) || 'o'); END $$;
+         INSERT INTO public.column_of VALUES (1, 1);
+         DO $$ BEGIN EXECUTE format('INSERT INTO public.of_type VALUES (1, %L)', 'v' || chr(241)); END $$;
+         INSERT INTO public.good VALUES (3, 'z')",
+    )
+    .await
+    .unwrap();
+    world.wait("the rows", || world.run(&["verify"]).0 == 0);
+    let row = raw.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+    let target = lsn(row.get(0));
+    world.wait("the lake to catch up", || world.through() >= target);
+    assert_eq!(world.run(&["verify"]).0, 0, "{}", world.log());
+    running.stop();
+    assert_eq!(world.run(&["status"]).0, 0, "{}", world.log());
+    assert!(!world.log().contains("panic"), "{}", world.log());
+}

@@ -551,7 +551,7 @@ mod tests {
             dropped: false,
         };
         let schema = TableSchema { columns: vec![column], key: vec!["k".to_owned()], ..TableSchema::clone(&bare()) };
-        let mut batcher = Batcher::new(Lsn(10), None, usize::MAX, None);
+        let mut batcher = Batcher::new(Lsn(10), Lsn::ZERO, None, usize::MAX, None);
         let layout = Layout { slots: vec![Some(0), None], key: vec![0], absent: Vec::new() };
         let target = Some(batcher.register(Arc::new(schema), Arc::new(layout)));
         batcher.begin(&Begin { final_lsn: Lsn(20), commit_time_us: 0, xid: 1 }).expect("outside a transaction");
@@ -561,7 +561,7 @@ mod tests {
             let Ok(crate::pgoutput::Message::Update { old, new, .. }) = crate::pgoutput::decode(message) else { panic!("an UPDATE") };
             batcher.update(target, old, new).expect("inside one");
             assert_eq!(batcher.take_torn().map(|torn| torn.commit_lsn), torn.then_some(Lsn(20)));
-            assert_eq!(batcher.cut(false).expect("sealed").iter().map(|piece| piece.rows).sum::<u64>(), rows);
+            assert_eq!(batcher.cut(false, Lsn(u64::MAX)).expect("sealed").iter().map(|piece| piece.rows).sum::<u64>(), rows);
         }
     }
 }

@@ -68,11 +68,10 @@ fn commit(reader: &mut Reader<'_>) -> Result<Commit, DecodeError> {
 fn relation(reader: &mut Reader<'_>) -> Result<Relation, DecodeError> {
     let id = reader.u32("relation's id")?;
     let namespace = match reader.string("relation's schema")? {
-        "" => "pg_catalog",
-        namespace => namespace,
-    }
-    .to_owned();
-    let name = reader.string("relation's name")?.to_owned();
+        empty if empty.is_empty() => "pg_catalog".to_owned(),
+        namespace => namespace.into_owned(),
+    };
+    let name = reader.string("relation's name")?.into_owned();
     let offset = reader.offset();
     let identity = match reader.u8("replica identity")? {
         b'd' => ReplicaIdentity::Default,
@@ -91,7 +90,7 @@ fn relation(reader: &mut Reader<'_>) -> Result<Relation, DecodeError> {
     for _ in 0..count {
         columns.push(RelationColumn {
             key: reader.u8("column flags")? & 1 != 0, // other bits are reserved: PostgreSQL's own reader ignores them
-            name: reader.string("column's name")?.to_owned(),
+            name: reader.string("column's name")?.into_owned(),
             type_oid: reader.u32("column's type")?,
             typmod: reader.i32("column's type modifier")?,
         });
@@ -213,10 +212,18 @@ mod tests {
     }
 
     #[test]
-    fn a_relation_with_bad_identity_or_names_is_refused() {
+    fn a_relation_with_bad_identity_or_without_names_is_refused() {
         assert_eq!(fault(b"R\0\0\0\x05s\0t\0x\0\0"), (9, Fault::Undefined));
-        assert_eq!(fault(b"R\0\0\0\x05s\xFF\0t\0d\0\0"), (5, Fault::NotUtf8));
         assert_eq!(fault(b"R\0\0\0\x05schema"), (5, Fault::Unterminated));
+    }
+
+    /// One such table, which is not replicated, must not end the stream of the others.
+    #[test]
+    fn names_that_are_not_utf8_are_read_all_the_same() {
+        let Message::Relation(relation) = decode(b"R\0\0\0\x05s\xFF\0t\xF1o\0d\0\x01\0\xF1\0\0\0\0\x17\0\0\0\0").unwrap() else { panic!() };
+        assert_eq!((relation.namespace.as_str(), relation.name.as_str()), ("s\u{FFFD}", "t\u{FFFD}o"));
+        assert_eq!(relation.columns[0].name, "\u{FFFD}");
+        assert_eq!(decode(b"Y\0\0\0\x01\xFF\0\xFF\0"), Ok(Message::Type));
     }
 
     #[test]
@@ -269,7 +276,7 @@ mod tests {
     fn messages_that_carry_no_rows_are_read_to_their_end() {
         assert_eq!(decode(b"O\0\0\0\0\0\0\0\x01name\0"), Ok(Message::Origin));
         assert_eq!(decode(b"Y\0\0\0\x01public\0mood\0"), Ok(Message::Type));
-        let expected = Message::Logical { transactional: true, lsn: Lsn(9), prefix: "p" };
+        let expected = Message::Logical { transactional: true, lsn: Lsn(9), prefix: "p".into() };
         assert_eq!(decode(b"M\x01\0\0\0\0\0\0\0\x09p\0\0\0\0\x02\0\xFF"), Ok(expected));
         assert_eq!(fault(b"Y\0\0\0\x01public\0mood\0x"), (17, Fault::Trailing(1)));
     }

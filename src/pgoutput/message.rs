@@ -51,7 +51,7 @@ pub enum Message<'a> {
         /// Where it lies in the WAL.
         lsn: Lsn,
         /// Who it is for.
-        prefix: &'a str,
+        prefix: std::borrow::Cow<'a, str>,
     },
     /// A message of the streaming or two-phase protocols (versions 2 to 4), by its first byte. They are never asked
     /// for, so what it holds is not looked at.

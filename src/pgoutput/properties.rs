@@ -153,7 +153,7 @@ fn rest() -> impl Strategy<Value = Example> {
             1 => ([b"Y", &lsn.to_be_bytes()[..4], b"schema\0"].concat(), Message::Type),
             _ => {
                 let bytes = [&[b'M', u8::from(transactional)], &lsn.to_be_bytes()[..]].concat();
-                (bytes, Message::Logical { transactional, lsn: Lsn(lsn), prefix: &prefix })
+                (bytes, Message::Logical { transactional, lsn: Lsn(lsn), prefix: prefix.as_str().into() })
             }
         };
         put_string(&mut bytes, &prefix);

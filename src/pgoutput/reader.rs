@@ -4,6 +4,7 @@
 //! Invariant: the position never passes the end, and an error names a field and an offset, never content.
 
 use crate::lsn::Lsn;
+use std::borrow::Cow;
 
 /// Bytes that are not the message they claim to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +41,6 @@ pub enum Fault {
     /// A string without its terminating zero.
     #[error("string without an end")]
     Unterminated,
-    /// A string that is not UTF-8, although the session's encoding is.
-    #[error("string is not UTF-8")]
-    NotUtf8,
 }
 
 /// The cursor.
@@ -131,11 +129,12 @@ impl<'a> Reader<'a> {
         self.take(what, size)
     }
 
-    /// A zero-terminated UTF-8 string, without the zero.
-    pub(super) fn string(&mut self, what: &'static str) -> Result<&'a str, DecodeError> {
+    /// A zero-terminated string, without the zero. In a database without an encoding a name need not be UTF-8: what is not comes as U+FFFD,
+    /// which no table that is replicated has in its names.
+    pub(super) fn string(&mut self, what: &'static str) -> Result<Cow<'a, str>, DecodeError> {
         let error = |fault| DecodeError { what, offset: self.at, fault };
         let size = self.rest().iter().position(|&byte| byte == 0).ok_or(error(Fault::Unterminated))?;
-        let text = std::str::from_utf8(&self.rest()[..size]).map_err(|_| error(Fault::NotUtf8))?;
+        let text = String::from_utf8_lossy(&self.rest()[..size]);
         self.at += size + 1;
         Ok(text)
     }

@@ -9,13 +9,13 @@ pub use super::fingerprint::fingerprints;
 
 use super::column_type;
 use super::fingerprint::{KEYS, TREE};
+use super::rows::{SqlRow, UNREADABLE, rows};
 use super::server;
-use super::sql_error::failed;
 use crate::error::{Error, Result};
 use crate::table_name::TableName;
 use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
-use tokio_postgres::{GenericClient, Row};
 
 /// What kind of relation a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +161,9 @@ pub enum Unstreamable {
     /// A view, foreign table, sequence, ….
     #[error("it is not a table")]
     NotATable,
+    /// Its name, a column's or a partition's has bytes that are not UTF-8: statements of ours cannot name it.
+    #[error("the name {0:?} is not UTF-8")]
+    Unreadable(String),
     /// Unlogged or temporary: the table, or the partition named.
     #[error("{0} is unlogged or temporary: its changes are not in the WAL")]
     NotLogged(TableName),
@@ -186,6 +189,11 @@ impl Table {
     pub fn streamable(&self) -> Result<(), Unstreamable> {
         if self.kind == TableKind::Other {
             return Err(Unstreamable::NotATable);
+        }
+        let leaves = self.leaves.iter().flat_map(|leaf| [&leaf.name.schema, &leaf.name.name]);
+        let mut names = [&self.name.schema, &self.name.name].into_iter().chain(self.columns.iter().map(|c| &c.name)).chain(leaves);
+        if let Some(name) = names.find(|name| name.contains(UNREADABLE)) {
+            return Err(Unstreamable::Unreadable(name.clone()));
         }
         if !self.permanent {
             return Err(Unstreamable::NotLogged(self.name.clone()));
@@ -221,14 +229,18 @@ impl Table {
 
 /// What the catalogue says of these tables, in their order; those that do not exist are missing from the answer.
 pub async fn tables(client: &(impl GenericClient + Sync), names: &[TableName]) -> Result<Vec<Table>> {
-    let oids = oids(client, names).await?;
+    let tables = by_oid(client, &oids(client, names).await?).await?;
+    let mut by_name: BTreeMap<_, _> = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
+    Ok(names.iter().filter_map(|name| by_name.remove(name)).collect())
+}
+
+async fn by_oid(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<Vec<Table>> {
     // A DDL between two queries would give one table's old columns the new fingerprint. Five: a DDL storm ends sooner.
     for _ in 0..5 {
-        let before = fingerprints(client, &oids).await?;
-        let read = read(client, &oids, &before).await?;
-        if fingerprints(client, &oids).await? == before {
-            let mut by_name: BTreeMap<_, _> = read.into_iter().map(|table| (table.name.clone(), table)).collect();
-            return Ok(names.iter().filter_map(|name| by_name.remove(name)).collect());
+        let before = fingerprints(client, oids).await?;
+        let read = read(client, oids, &before).await?;
+        if fingerprints(client, oids).await? == before {
+            return Ok(read);
         }
     }
     Err(Error::retry("the tables' definitions keep changing while they are being read"))
@@ -242,12 +254,14 @@ pub async fn tables_with_key(client: &(impl GenericClient + Sync), schema: &str)
 
 /// All plain and partitioned tables of a schema, no partitions and no temporary ones, by name.
 pub async fn tables_of(client: &(impl GenericClient + Sync), schema: &str) -> Result<Vec<Table>> {
-    let sql = "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname";
+    let sql = "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition";
     let doing = format!("listing the tables of schema {schema:?}");
-    let rows = client.query_typed(sql, &[(&schema, Type::TEXT)]).await.map_err(|e| failed(doing, e))?;
-    let names: Vec<_> = rows.iter().map(|row| TableName::new(schema, row.get::<_, String>(0))).collect();
-    tables(client, &names).await
+    // By their oids: a name that is not UTF-8 cannot be asked for.
+    let oids: Vec<u32> = rows(client, doing, sql, &[(&schema, Type::TEXT)]).await?.iter().map(|row| row.get(0)).collect::<Result<_>>()?;
+    let mut tables = by_oid(client, &oids).await?;
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tables)
 }
 
 /// The types of columns, below all domains, for a column's declared type and modifier. Types that vanished keep their oid.
@@ -263,8 +277,7 @@ async fn oids(client: &(impl GenericClient + Sync), names: &[TableName]) -> Resu
     let schemas: Vec<_> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<_> = names.iter().map(|name| name.name.as_str()).collect();
     let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] = [(&schemas, Type::TEXT_ARRAY), (&tables, Type::TEXT_ARRAY)];
-    let rows = client.query_typed(sql, &params).await.map_err(|e| failed("looking the tables up", e))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    rows(client, "looking the tables up", sql, &params).await?.iter().map(|row| row.get(0)).collect()
 }
 
 async fn read(client: &(impl GenericClient + Sync), oids: &[u32], fingerprints: &BTreeMap<u32, String>) -> Result<Vec<Table>> {
@@ -369,48 +382,51 @@ async fn relations(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid"
     );
-    let rows = client.query_typed(&sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables", e))?;
-    rows.iter().map(|row| Ok((row.get(0), relation(row)?))).collect()
+    let rows = rows(client, "reading the tables", &sql, &[(&oids, Type::OID_ARRAY)]).await?;
+    rows.iter().map(|row| Ok((row.get(0)?, relation(row)?))).collect()
 }
 
-fn relation(row: &Row) -> Result<Relation> {
-    let relkind: String = row.get(3);
-    let primary_key: Vec<String> = row.get(7);
-    let identity = match row.get(6) {
+fn relation(row: &SqlRow) -> Result<Relation> {
+    let relkind: String = row.get(3)?;
+    let primary_key: Vec<String> = row.get(7)?;
+    let identity = match row.get::<String>(6)?.as_str() {
         "d" => ReplicaIdentity::Default,
         "n" => ReplicaIdentity::Nothing,
         "f" => ReplicaIdentity::Full,
         "i" => ReplicaIdentity::Index,
-        other => return Err(Error::source_refused(format!("the server has an unknown replica identity {other:?}"))),
+        other => return Err(Error::retry(format!("the server gave an unknown replica identity {other:?}"))),
     };
     Ok(Relation {
-        root: row.get(17),
+        root: row.get(17)?,
         leaf: Leaf {
-            oid: row.get(0),
-            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            oid: row.get(0)?,
+            name: TableName::new(row.get::<String>(1)?, row.get::<String>(2)?),
             kind: if relkind == "r" { TableKind::Leaf } else { TableKind::Other },
             identity,
             identity_columns: match identity {
                 ReplicaIdentity::Default => primary_key.clone(),
-                ReplicaIdentity::Index => row.get(8),
+                ReplicaIdentity::Index => row.get(8)?,
                 ReplicaIdentity::Full | ReplicaIdentity::Nothing => Vec::new(),
             },
-            permanent: row.get(5),
-            schema_usable: row.get(10),
-            unselectable: row.get(16),
+            permanent: row.get(5)?,
+            schema_usable: row.get(10)?,
+            unselectable: row.get(16)?,
         },
-        partition: row.get(4),
+        partition: row.get(4)?,
         relkind,
         primary_key,
-        row_security: row.get(9),
-        rows: row.get(13),
-        pages_bytes: row.get(14),
-        inherits_children: row.get(15),
-        owned: row.get(12),
-        selectable: row.get(11),
-        ancestors: row.get(18),
+        row_security: row.get(9)?,
+        rows: row.get(13)?,
+        pages_bytes: row.get(14)?,
+        inherits_children: row.get(15)?,
+        owned: row.get(12)?,
+        selectable: row.get(11)?,
+        ancestors: row.get(18)?,
     })
 }
+
+/// Tables whose columns are read by one query: an answer has its limit (`limits`).
+const TABLES_AT_ONCE: usize = 150;
 
 async fn columns(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<BTreeMap<u32, Vec<Column>>> {
     let sql = "SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, a.atthasmissing,
@@ -420,24 +436,27 @@ async fn columns(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<B
                       OR EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL)
                  FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
-    let rows = client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables' columns", e))?;
-    let declared: BTreeSet<u32> = rows.iter().map(|row| row.get(3)).collect();
+    let mut rows = Vec::new();
+    for some in oids.chunks(TABLES_AT_ONCE) {
+        rows.extend(super::rows::rows(client, "reading the tables' columns", sql, &[(&some, Type::OID_ARRAY)]).await?);
+    }
+    let declared: BTreeSet<u32> = rows.iter().map(|row| row.get(3)).collect::<Result<_>>()?;
     let types = column_type::read(client, &declared).await?;
     let mut columns = BTreeMap::<u32, Vec<Column>>::new();
     for row in &rows {
-        let (type_oid, typmod) = (row.get(3), row.get(4));
-        columns.entry(row.get(0)).or_default().push(Column {
-            attnum: row.get(1),
-            name: row.get(2),
+        let (type_oid, typmod) = (row.get(3)?, row.get(4)?);
+        columns.entry(row.get(0)?).or_default().push(Column {
+            attnum: row.get(1)?,
+            name: row.get(2)?,
             type_oid,
             typmod,
             base: column_type::base(&types, type_oid, typmod),
-            not_null: row.get(5),
-            has_missing: row.get(6),
-            generated: row.get(7),
-            identity: row.get(8),
-            selectable: row.get(9),
-            has_default: row.get(10),
+            not_null: row.get(5)?,
+            has_missing: row.get(6)?,
+            generated: row.get(7)?,
+            identity: row.get(8)?,
+            selectable: row.get(9)?,
+            has_default: row.get(10)?,
         });
     }
     Ok(columns)

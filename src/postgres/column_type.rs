@@ -3,7 +3,7 @@
 //! Owns: reading `pg_type`, taking domains off. Does not own: what a type becomes in the lake.
 //! Invariant: the innermost domain's modifier counts, as it does in the server.
 
-use super::sql_error::failed;
+use super::rows::{SqlRow, rows};
 use crate::error::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::GenericClient;
@@ -51,14 +51,16 @@ pub(super) async fn read(client: &(impl GenericClient + Sync), oids: &BTreeSet<u
                       typtype <> 'd' AND typelem <> 0 AND typoutput = 'pg_catalog.array_out'::pg_catalog.regproc, typelem, typdelim
                  FROM t";
     let oids: Vec<u32> = oids.iter().copied().collect();
-    let rows = client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the columns' types", e))?;
-    let one = |row: &tokio_postgres::Row| TypeRow {
-        name: row.get(1),
-        domain_of: row.get::<_, bool>(2).then(|| (row.get(3), row.get(4))),
-        element: row.get::<_, bool>(5).then(|| row.get(6)),
-        delimiter: row.get::<_, i8>(7).cast_unsigned(),
+    let rows = rows(client, "reading the columns' types", sql, &[(&oids, Type::OID_ARRAY)]).await?;
+    let one = |row: &SqlRow| -> Result<TypeRow> {
+        Ok(TypeRow {
+            name: row.get(1)?,
+            domain_of: if row.get(2)? { Some((row.get(3)?, row.get(4)?)) } else { None },
+            element: if row.get(5)? { Some(row.get(6)?) } else { None },
+            delimiter: row.get::<i8>(7)?.cast_unsigned(),
+        })
     };
-    Ok(rows.iter().map(|row| (row.get(0), one(row))).collect())
+    rows.iter().map(|row| Ok((row.get(0)?, one(row)?))).collect()
 }
 
 /// The type below all domains of `oid` with the column's modifier.

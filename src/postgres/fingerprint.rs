@@ -16,12 +16,12 @@
 //! labels stand in the order of their making, so that the list before is the beginning of the list after.
 //! An index counts by its columns, not by its oid: `REINDEX CONCURRENTLY` makes a new index, and nothing that a reader sees changes.
 
-use super::sql_error::failed;
+use super::rows::{SqlRow, rows};
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
-use tokio_postgres::{GenericClient, Row};
 
 /// CTE `keys(relid, is_primary, is_identity, columns)`: the unique indexes that the server logs as a row's identity, and
 /// primary keys. A deferrable key is none: its values may be twice in the table for a while. INCLUDE columns do not count.
@@ -109,17 +109,18 @@ pub async fn fingerprints(client: &(impl GenericClient + Sync), oids: &[u32]) ->
                   FROM leaf l WHERE l.root = c.oid) AS leaves
           WHERE c.oid = ANY($1)"
     );
-    let rows = client.query_typed(&sql, &[(&oids, Type::OID_ARRAY)]).await.map_err(|e| failed("reading the tables' fingerprints", e))?;
-    let text = |row: &Row| -> Result<String> {
-        let columns: Option<&str> = row.get(2);
-        let types = row.get::<_, Option<&str>>(4).map(types_part).transpose()?.map(|types| format!(".{types}")).unwrap_or_default();
-        let file = match row.get::<_, Option<&str>>(5) {
-            Some(leaves) => digest(leaves)[..LEAVES_LEN].to_owned(),
-            None => format!("{:x}", row.get::<_, u32>(3)),
+    let rows = rows(client, "reading the tables' fingerprints", &sql, &[(&oids, Type::OID_ARRAY)]).await?;
+    let text = |row: &SqlRow| -> Result<String> {
+        let (shape, columns): (String, Option<String>) = (row.get(1)?, row.get(2)?);
+        let types = row.get::<Option<String>>(4)?.as_deref().map(types_part).transpose()?;
+        let types = types.map(|types| format!(".{types}")).unwrap_or_default();
+        let file = match row.get::<Option<String>>(5)? {
+            Some(leaves) => digest(&leaves)[..LEAVES_LEN].to_owned(),
+            None => format!("{:x}", row.get::<u32>(3)?),
         };
-        Ok(format!("{}.{}.{file}{types}", digest(row.get(1)), &digest(columns.unwrap_or_default())[..16]))
+        Ok(format!("{}.{}.{file}{types}", digest(&shape), &digest(&columns.unwrap_or_default())[..16]))
     };
-    rows.iter().map(|row| Ok((row.get(0), text(row)?))).collect()
+    rows.iter().map(|row| Ok((row.get(0)?, text(row)?))).collect()
 }
 
 /// Whether two fingerprints are of one shape, whose rows no statement changed without a message.

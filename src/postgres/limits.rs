@@ -75,6 +75,7 @@ impl Budget {
 /// Tag byte and length word.
 const HEADER_BYTES: usize = 5;
 const COPY_DATA: u8 = b'd';
+const DATA_ROW: u8 = b'D';
 const PARAMETER_STATUS: u8 = b'S';
 const READY_FOR_QUERY: u8 = b'Z';
 
@@ -87,12 +88,14 @@ pub(super) struct Watch {
     /// Of the present message's body, what has not gone by.
     left: usize,
     parameters: usize,
+    /// Whoever asked reads row by row.
+    rows_pass: bool,
 }
 
 impl Watch {
-    /// For a session of queries.
-    pub(super) fn new() -> Self {
-        Self { budget: Budget::new(QUERY), header: [0; HEADER_BYTES], held: 0, left: 0, parameters: 0 }
+    /// For a session of queries; `rows_pass`: nobody keeps their rows, which then are counted as little as a copy's.
+    pub(super) fn new(rows_pass: bool) -> Self {
+        Self { budget: Budget::new(QUERY), header: [0; HEADER_BYTES], held: 0, left: 0, parameters: 0, rows_pass }
     }
 
     /// These bytes come next.
@@ -114,14 +117,18 @@ impl Watch {
         Ok(())
     }
 
+    fn is_row(&self, tag: u8) -> bool {
+        tag == COPY_DATA || (tag == DATA_ROW && self.rows_pass)
+    }
+
     /// Judges the header that is held; the body's size.
     fn message(&mut self) -> Result<usize, Excess> {
         let [tag, a, b, c, d] = self.header;
         let length = (u32::from_be_bytes([a, b, c, d]) as usize).checked_sub(4);
         let body = length.ok_or_else(|| Excess("a message of an impossible length".to_owned()))?;
         match tag {
-            COPY_DATA if body > ROW_BYTES_MAX => return Err(Excess(format!("a row of {body} bytes"))),
-            COPY_DATA => return Ok(body),
+            _ if self.is_row(tag) && body > ROW_BYTES_MAX => return Err(Excess(format!("a row of {body} bytes"))),
+            _ if self.is_row(tag) => return Ok(body),
             READY_FOR_QUERY => self.budget.begin(),
             PARAMETER_STATUS => self.parameters += 1,
             _ => {}
@@ -159,7 +166,7 @@ mod tests {
     fn messages_are_found_however_the_bytes_are_cut() {
         let ok = [message(b'T', &[0; 40]), message(b'D', &[7; 100]), message(b'd', &[9; 3]), message(b'Z', b"I")].concat();
         for step in [1, 2, 3, 5, 7, 64, 1000] {
-            let mut watch = Watch::new();
+            let mut watch = Watch::new(false);
             for _ in 0..50 {
                 assert!(ok.chunks(step).all(|bytes| watch.pass(bytes).is_ok()), "{step}");
             }
@@ -172,16 +179,18 @@ mod tests {
     fn floods_and_giants_are_stopped_but_a_copy_may_go_on() {
         let huge = |tag: u8| [tag, 0x7F, 0xFF, 0xFF, 0xFF];
         for tag in *b"DSNTEd" {
-            assert!(Watch::new().pass(&huge(tag)).is_err(), "{}", tag as char);
+            assert!(Watch::new(false).pass(&huge(tag)).is_err(), "{}", tag as char);
         }
         let flood = |one: &[u8], count: usize| {
-            let mut watch = Watch::new();
+            let mut watch = Watch::new(false);
             (0..count).find(|_| watch.pass(one).is_err())
         };
         assert!(flood(&message(b'D', b"\0\x01\0\0\0\x01x"), 400_000).is_some());
         assert!(flood(&message(b'N', b"\0"), 400_000).is_some());
         assert!(flood(&message(b'S', b"a\0b\0"), 1002).is_some());
         assert_eq!(flood(&message(b'd', &[1; 64]), 2_000_000), None);
+        let mut streaming = Watch::new(true);
+        assert!((0..400_000).all(|_| streaming.pass(&message(b'D', &[1; 64])).is_ok()) && streaming.pass(&huge(b'D')).is_err());
         let answers = [message(b'D', &[0; 1000]).repeat(1000), message(b'Z', b"I")].concat();
         assert_eq!(flood(&answers, 500), None, "each answer for itself");
     }

@@ -5,6 +5,7 @@
 //! `pg_get_expr` do; only [`filters`] uses the latter); a statement that the role may not run is handed to the owner verbatim.
 
 use super::catalogue::Table;
+use super::rows::rows;
 use super::server;
 use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
@@ -200,39 +201,39 @@ pub async fn read_of(client: &(impl GenericClient + Sync), name: &str, relids: &
 
 async fn read_members(client: &(impl GenericClient + Sync), name: &str, relids: Option<&[u32]>) -> Result<Option<Publication>> {
     let doing = format!("reading publication {name:?}");
-    let failed = |e| failed(&doing, e);
     let version = server::version(client).await?;
     let sql = "SELECT oid, xmin::text, pg_catalog.pg_has_role(pubowner, 'USAGE'), puballtables,
                       pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
                  FROM pg_catalog.pg_publication WHERE pubname = $1";
-    let Some(row) = client.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(failed)?.into_iter().next() else {
+    let Some(row) = rows(client, &doing, sql, &[(&name, Type::TEXT)]).await?.into_iter().next() else {
         return Ok(None);
     };
     let mut publication = Publication {
-        oid: row.get(0),
-        xmin: xid(row.get(1))?,
-        owner_is_me: row.get(2),
-        all_tables: row.get(3),
-        insert: row.get(4),
-        update: row.get(5),
-        delete: row.get(6),
-        truncate: row.get(7),
-        via_root: row.get(8),
+        oid: row.get(0)?,
+        xmin: xid(row.get(1)?)?,
+        owner_is_me: row.get(2)?,
+        all_tables: row.get(3)?,
+        insert: row.get(4)?,
+        update: row.get(5)?,
+        delete: row.get(6)?,
+        truncate: row.get(7)?,
+        via_root: row.get(8)?,
         tables: BTreeMap::new(),
         schemas: BTreeMap::new(),
     };
     if version >= 150_000 {
         let sql = "SELECT n.nspname::text, m.oid, m.xmin::text FROM pg_catalog.pg_publication_namespace m
                      JOIN pg_catalog.pg_namespace n ON n.oid = m.pnnspid WHERE m.pnpubid = $1";
-        for row in client.query_typed(sql, &[(&publication.oid, Type::OID)]).await.map_err(failed)? {
-            publication.schemas.insert(row.get(0), PublishedSchema { oid: row.get(1), xmin: xid(row.get(2))? });
+        for row in rows(client, &doing, sql, &[(&publication.oid, Type::OID)]).await? {
+            publication.schemas.insert(row.get(0)?, PublishedSchema { oid: row.get(1)?, xmin: xid(row.get(2)?)? });
         }
     }
     if publication.all_tables || !publication.schemas.is_empty() {
         let brought = brought(&publication);
-        for row in client.query_typed(brought, &[(&publication.oid, Type::OID), (&relids, Type::OID_ARRAY)]).await.map_err(failed)? {
-            let table = PublishedTable { relid: row.get(2), oid: 0, xmin: 0, columns: None, row_filter: false, filter_columns: Vec::new() };
-            publication.tables.insert(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), table);
+        for row in rows(client, &doing, brought, &[(&publication.oid, Type::OID), (&relids, Type::OID_ARRAY)]).await? {
+            let table =
+                PublishedTable { relid: row.get(2)?, oid: 0, xmin: 0, columns: None, row_filter: false, filter_columns: Vec::new() };
+            publication.tables.insert(TableName::new(row.get::<String>(0)?, row.get::<String>(1)?), table);
         }
     }
     // Column list and filter came with 15; as JSON the row answers on every version. The filter is a tree of nodes, whose text
@@ -252,17 +253,17 @@ async fn read_members(client: &(impl GenericClient + Sync), name: &str, relids: 
                  JOIN pg_catalog.pg_class c ON c.oid = m.prrelid
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE m.prpubid = $1 AND ($2 IS NULL OR m.prrelid = ANY ($2))";
-    for row in client.query_typed(sql, &[(&publication.oid, Type::OID), (&relids, Type::OID_ARRAY)]).await.map_err(failed)? {
-        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        let (oid, xmin) = (row.get(3), xid(row.get(4))?);
+    for row in rows(client, &doing, sql, &[(&publication.oid, Type::OID), (&relids, Type::OID_ARRAY)]).await? {
+        let name = TableName::new(row.get::<String>(0)?, row.get::<String>(1)?);
+        let (oid, xmin) = (row.get(3)?, xid(row.get(4)?)?);
         let counts = !publication.schemas.contains_key(&name.schema);
         let table = PublishedTable {
-            relid: row.get(2),
+            relid: row.get(2)?,
             oid,
             xmin,
-            columns: row.get(5),
-            row_filter: counts && row.get(6),
-            filter_columns: if counts { row.get(7) } else { Vec::new() },
+            columns: row.get(5)?,
+            row_filter: counts && row.get::<bool>(6)?,
+            filter_columns: if counts { row.get(7)? } else { Vec::new() },
         };
         publication.tables.insert(name, table);
     }
@@ -283,8 +284,13 @@ pub async fn filters(client: &(impl GenericClient + Sync), name: &str, relids: &
                                    WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)";
     let params: [(&(dyn ToSql + Sync), Type); 2] = [(&name, Type::TEXT), (&relids, Type::OID_ARRAY)];
     let doing = format!("reading the row filters of publication {name:?}");
-    let rows = client.query_typed(sql, &params).await.map_err(|e| failed(doing, e))?;
-    Ok(rows.iter().filter_map(|row| Some((row.get(0), row.get::<_, Option<String>>(1)?))).collect())
+    let mut filters = BTreeMap::new();
+    for row in rows(client, doing, sql, &params).await? {
+        if let Some(filter) = row.get(1)? {
+            filters.insert(row.get(0)?, filter);
+        }
+    }
+    Ok(filters)
 }
 
 /// Tables that come without a row of their own, by the server's rule: permanent, not of the system; with the root option
@@ -315,8 +321,8 @@ fn brought(publication: &Publication) -> &'static str {
 }
 
 /// A transaction id from its text: drivers have no such type.
-pub(super) fn xid(text: &str) -> Result<u32> {
-    text.parse().map_err(|_| Error::bug(format!("the server gave the transaction id {text:?}")))
+pub(super) fn xid(text: String) -> Result<u32> {
+    text.parse().map_err(|_| Error::retry(format!("the server gave the transaction id {text:?}")))
 }
 
 #[cfg(test)]

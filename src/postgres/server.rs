@@ -3,14 +3,15 @@
 //! Owns: settings, counts, WAL positions, waiting sessions. Does not own: slots, what is refused (`check`).
 //! Invariant: another session's query text is never read: it can hold cells.
 
+use super::rows::{SqlRow, one, rows};
 use super::slot::lsn;
 use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use std::time::{Duration, Instant};
+use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{GenericClient, Row};
 
 /// What matters of the server and of this session's role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl std::fmt::Display for Blocker {
 /// `server_version_num`.
 pub async fn version(client: &(impl GenericClient + Sync)) -> Result<i32> {
     let sql = "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4";
-    Ok(one(client, sql, "reading the server's version").await?.get(0))
+    one(client, "reading the server's version", sql, &[]).await?.get(0)
 }
 
 /// Server, limits, role.
@@ -118,39 +119,42 @@ pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
                       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
                       pg_catalog.current_setting('synchronized_standby_slots', true)
                  FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER";
-    let row = one(client, sql, "reading the server's settings").await?;
+    let row = one(client, "reading the server's settings", sql, &[]).await?;
     Ok(ServerInfo {
-        version_num: row.get(0),
-        wal_level: row.get(1),
-        max_replication_slots: row.get(2),
-        slots_used: row.get(3),
-        max_wal_senders: row.get(4),
-        senders_used: row.get(5),
-        max_slot_wal_keep_size_mb: row.get(6),
-        wal_sender_timeout_ms: row.get(7),
-        current_wal_lsn: lsn(row.get(8))?.unwrap_or_default(),
-        in_recovery: row.get(9),
+        version_num: row.get(0)?,
+        wal_level: row.get(1)?,
+        max_replication_slots: row.get(2)?,
+        slots_used: row.get(3)?,
+        max_wal_senders: row.get(4)?,
+        senders_used: row.get(5)?,
+        max_slot_wal_keep_size_mb: row.get(6)?,
+        wal_sender_timeout_ms: row.get(7)?,
+        current_wal_lsn: lsn(row.get(8)?)?.unwrap_or_default(),
+        in_recovery: row.get(9)?,
         system_identifier: system_identifier(client).await?,
-        database: row.get(10),
+        database: row.get(10)?,
         role: Role {
-            name: row.get(11),
-            superuser: row.get(12),
-            replication: row.get(13),
-            bypass_rls: row.get(14),
-            create_in_database: row.get(15),
+            name: row.get(11)?,
+            superuser: row.get(12)?,
+            replication: row.get(13)?,
+            bypass_rls: row.get(14)?,
+            create_in_database: row.get(15)?,
         },
-        synchronized_standby_slots: row.get(16),
+        synchronized_standby_slots: row.get(16)?,
     })
 }
 
 /// The cluster's identity; `None` if the role may not read it.
 pub async fn system_identifier(client: &(impl GenericClient + Sync)) -> Result<Option<String>> {
     // The server prints it without a sign, SQL knows only signed numbers.
-    let sql = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+    let (sql, doing) = ("SELECT system_identifier FROM pg_catalog.pg_control_system()", "reading the cluster's identity");
     match client.query_typed(sql, &[]).await {
-        Ok(rows) => Ok(rows.first().map(|row| (row.get::<_, i64>(0) as u64).to_string())),
+        Ok(rows) => {
+            let first = rows.into_iter().next().map(|row| SqlRow::new(row, doing).get::<i64>(0)).transpose()?;
+            Ok(first.map(|identifier| identifier.cast_unsigned().to_string()))
+        }
         Err(e) if is(&e, &SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
-        Err(e) => Err(failed("reading the cluster's identity", e)),
+        Err(e) => Err(failed(doing, e)),
     }
 }
 
@@ -170,9 +174,9 @@ pub async fn insert_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
 /// The oldest transaction that is running (`pg_snapshot_xmin`, 64 bits of it): queries after this one see what those before it have committed.
 pub async fn oldest_running(client: &(impl GenericClient + Sync)) -> Result<u64> {
     let sql = "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
-    let row = one(client, sql, "reading the oldest running transaction").await?;
-    let text: &str = row.get(0);
-    text.parse().map_err(|_| Error::bug(format!("the server gave the transaction id {text:?}")))
+    let row = one(client, "reading the oldest running transaction", sql, &[]).await?;
+    let text: String = row.get(0)?;
+    text.parse().map_err(|_| Error::retry(format!("the server gave the transaction id {text:?}")))
 }
 
 /// Longest wait for a committed transaction to become visible: it takes microseconds, on a starved server milliseconds.
@@ -195,9 +199,8 @@ pub async fn await_visible(client: &(impl GenericClient + Sync), xid: u32) -> Re
                          FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::pg_catalog.int8 AS next) now) near";
     let begun = Instant::now();
     loop {
-        let rows = client.query_typed(sql, &[(&i64::from(xid), Type::INT8)]).await;
-        let rows = rows.map_err(|e| failed("waiting for a streamed transaction to become visible", e))?;
-        let status: Option<String> = rows.first().and_then(|row| row.get(0));
+        let doing = "waiting for a streamed transaction to become visible";
+        let status: Option<String> = one(client, doing, sql, &[(&i64::from(xid), Type::INT8)]).await?.get(0)?;
         if status.as_deref() != Some("in progress") {
             return Ok(());
         }
@@ -218,8 +221,8 @@ pub async fn advisory_holder(client: &(impl GenericClient + Sync), name: &str) -
                   AND l.classid = pg_catalog.int8(pg_catalog.hashtext('huella'))::pg_catalog.bit(32)::pg_catalog.int8::pg_catalog.oid
                   AND l.objid = pg_catalog.int8(pg_catalog.hashtext($1))::pg_catalog.bit(32)::pg_catalog.int8::pg_catalog.oid";
     let params: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
-    let rows = client.query_typed(sql, &params).await.map_err(|e| failed("looking for who makes the first start", e))?;
-    Ok(rows.first().map(|row| row.get(0)))
+    let rows = rows(client, "looking for who makes the first start", sql, &params).await?;
+    rows.first().map(|row| row.get(0)).transpose()
 }
 
 /// Ends a session of this role's.
@@ -231,13 +234,7 @@ pub async fn terminate(client: &(impl GenericClient + Sync), pid: i32) -> Result
 
 async fn position(client: &(impl GenericClient + Sync), sql: &str) -> Result<Lsn> {
     let doing = "reading the position of the WAL";
-    let row = one(client, sql, doing).await?;
-    lsn(row.get(0))?.ok_or_else(|| Error::bug(format!("{doing}: there is none")))
-}
-
-async fn one(client: &(impl GenericClient + Sync), sql: &str, doing: &str) -> Result<Row> {
-    let rows = client.query_typed(sql, &[]).await.map_err(|e| failed(doing, e))?;
-    rows.into_iter().next().ok_or_else(|| Error::retry(format!("{doing}: the server gave no row")))
+    lsn(one(client, doing, sql, &[]).await?.get(0)?)?.ok_or_else(|| Error::retry(format!("{doing}: there is none")))
 }
 
 const BLOCKER: &str = "a.pid, COALESCE(a.usename::text, ''), COALESCE(a.datname::text, ''), COALESCE(a.application_name, ''), a.state,
@@ -255,8 +252,8 @@ pub async fn blockers_of_slot_creation(client: &(impl GenericClient + Sync)) -> 
            FROM pg_catalog.pg_prepared_xacts p
           ORDER BY 6 DESC NULLS LAST"
     );
-    let rows = client.query_typed(&sql, &[]).await.map_err(|e| failed("looking for open transactions", e))?;
-    Ok(rows.iter().map(blocker).collect())
+    let rows = rows(client, "looking for open transactions", &sql, &[]).await?;
+    rows.iter().map(blocker).collect()
 }
 
 /// Who holds the locks that session `pid` waits for, oldest transaction first.
@@ -267,8 +264,8 @@ pub async fn lock_blockers(client: &(impl GenericClient + Sync), pid: i32) -> Re
         BLOCKER.strip_prefix("a.pid, ").expect("the list begins with the pid")
     );
     let params: [(&(dyn ToSql + Sync), Type); 1] = [(&pid, Type::INT4)];
-    let rows = client.query_typed(&sql, &params).await.map_err(|e| failed("looking for who holds a lock", e))?;
-    Ok(rows.iter().map(blocker).collect())
+    let rows = rows(client, "looking for who holds a lock", &sql, &params).await?;
+    rows.iter().map(blocker).collect()
 }
 
 /// Sessions that wait for a lock that session `pid` holds or waits for, longest transaction first.
@@ -278,20 +275,20 @@ pub async fn lock_waiters(client: &(impl GenericClient + Sync), pid: i32) -> Res
           WHERE a.wait_event_type = 'Lock' AND $1 = ANY (pg_catalog.pg_blocking_pids(a.pid)) ORDER BY 6 DESC NULLS LAST"
     );
     let params: [(&(dyn ToSql + Sync), Type); 1] = [(&pid, Type::INT4)];
-    let rows = client.query_typed(&sql, &params).await.map_err(|e| failed("looking for who waits for a lock", e))?;
-    Ok(rows.iter().map(blocker).collect())
+    let rows = rows(client, "looking for who waits for a lock", &sql, &params).await?;
+    rows.iter().map(blocker).collect()
 }
 
-fn blocker(row: &Row) -> Blocker {
-    Blocker {
-        pid: row.get(0),
-        user: row.get(1),
-        database: row.get(2),
-        application: row.get(3),
-        state: row.get(4),
-        transaction_secs: row.get(5),
-        query_secs: row.get(6),
-    }
+fn blocker(row: &SqlRow) -> Result<Blocker> {
+    Ok(Blocker {
+        pid: row.get(0)?,
+        user: row.get(1)?,
+        database: row.get(2)?,
+        application: row.get(3)?,
+        state: row.get(4)?,
+        transaction_secs: row.get(5)?,
+        query_secs: row.get(6)?,
+    })
 }
 
 #[cfg(test)]

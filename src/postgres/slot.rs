@@ -4,6 +4,7 @@
 //! (the replication connection), what a state means (`check`, `replicate`).
 //! Invariant: only an inactive slot is dropped, only the slot's present holder is terminated.
 
+use super::rows::{SqlRow, rows};
 use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -76,31 +77,30 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
                       pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - (j.row ->> 'inactive_since')::pg_catalog.timestamptz)
                  FROM pg_catalog.pg_replication_slots s CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(s) AS row) j
                 WHERE s.slot_name = $1";
-    let rows =
-        client.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(|e| failed(format!("reading replication slot {name:?}"), e))?;
+    let rows = rows(client, format!("reading replication slot {name:?}"), sql, &[(&name, Type::TEXT)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(Slot {
-        name: row.get(0),
-        plugin: row.get(1),
-        database: row.get(2),
-        active: row.get(3),
-        active_pid: row.get(4),
-        confirmed_flush: lsn(row.get(5))?,
-        restart_lsn: lsn(row.get(6))?,
-        wal_status: row.get(7),
-        safe_wal_size: row.get(8),
-        temporary: row.get(9),
-        two_phase: row.get(10),
-        invalidation_reason: row.get(11),
-        failover: row.get(12),
-        synced: row.get(13),
-        inactive_for: row.get::<_, Option<f64>>(14).and_then(|secs| Duration::try_from_secs_f64(secs.max(0.0)).ok()),
+        name: row.get(0)?,
+        plugin: row.get(1)?,
+        database: row.get(2)?,
+        active: row.get(3)?,
+        active_pid: row.get(4)?,
+        confirmed_flush: lsn(row.get(5)?)?,
+        restart_lsn: lsn(row.get(6)?)?,
+        wal_status: row.get(7)?,
+        safe_wal_size: row.get(8)?,
+        temporary: row.get(9)?,
+        two_phase: row.get(10)?,
+        invalidation_reason: row.get(11)?,
+        failover: row.get(12)?,
+        synced: row.get(13)?,
+        inactive_for: row.get::<Option<f64>>(14)?.and_then(|secs| Duration::try_from_secs_f64(secs.max(0.0)).ok()),
     }))
 }
 
 /// An LSN from its text, if there is one.
-pub(super) fn lsn(text: Option<&str>) -> Result<Option<Lsn>> {
-    let parse = |text: &str| text.parse().map_err(|e| Error::bug("the server gave a position that is none").with_source(e));
+pub(super) fn lsn(text: Option<String>) -> Result<Option<Lsn>> {
+    let parse = |text: String| text.parse().map_err(|e| Error::retry("the server gave a position that is none").with_source(e));
     text.map(parse).transpose()
 }
 
@@ -145,16 +145,15 @@ pub async fn holder(client: &(impl GenericClient + Sync), name: &str) -> Result<
                       pg_catalog.pg_current_wal_flush_lsn()::text
                  FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid
                 WHERE s.slot_name = $1 AND s.active_pid IS NOT NULL";
-    let doing = || format!("looking for who holds replication slot {name:?}");
-    let rows = client.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(|e| failed(doing(), e))?;
+    let rows = rows(client, format!("looking for who holds replication slot {name:?}"), sql, &[(&name, Type::TEXT)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let silent: Option<f64> = row.get(3);
+    let silent: Option<f64> = row.get(3)?;
     Ok(Some(Holder {
-        pid: row.get(0),
-        address: row.get(1),
-        application: row.get(2),
+        pid: row.get(0)?,
+        address: row.get(1)?,
+        application: row.get(2)?,
         silent: silent.and_then(|secs| Duration::try_from_secs_f64(secs.max(0.0)).ok()),
-        flushed: lsn(row.get(4))?.unwrap_or_default(),
+        flushed: lsn(row.get(4)?)?.unwrap_or_default(),
     }))
 }
 
@@ -173,8 +172,8 @@ pub async fn copy(client: &(impl GenericClient + Sync), from: &str, to: &str) ->
         }
         Err(e) => return Err(failed(doing, e)),
     };
-    let text = rows.first().and_then(|row| row.get(0));
-    lsn(text)?.ok_or_else(|| Error::retry(format!("{doing}: the new slot has no position")))
+    let text = rows.into_iter().next().map(|row| SqlRow::new(row, &doing).get(0)).transpose()?;
+    lsn(text.flatten())?.ok_or_else(|| Error::retry(format!("{doing}: the new slot has no position")))
 }
 
 /// Drops the slot unless somebody streams from it.
@@ -194,6 +193,6 @@ pub async fn terminate_holder(client: &(impl GenericClient + Sync), slot: &str, 
                 WHERE slot_name = $1 AND active_pid = $2";
     let params: [(&(dyn ToSql + Sync), Type); 2] = [(&slot, Type::TEXT), (&pid, Type::INT4)];
     let doing = format!("ending the session {pid} that holds replication slot {slot:?}");
-    let rows = client.query_typed(sql, &params).await.map_err(|e| failed(doing, e))?;
-    Ok(rows.first().is_some_and(|row| row.get(0)))
+    let rows = rows(client, doing, sql, &params).await?;
+    rows.first().map_or(Ok(false), |row| row.get(0))
 }

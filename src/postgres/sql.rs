@@ -26,10 +26,15 @@ use tokio_postgres::tls::{ChannelBinding as Binding, TlsConnect, TlsStream};
 /// The session prints values in the one form that the contract names (section 5, Types), never times out while
 /// idle, and errors instead of filtering rows by a policy. `statement_timeout` and `lock_timeout` are the caller's.
 pub async fn connect_sql(options: &ConnectOptions) -> Result<tokio_postgres::Client> {
-    attempt(options, |tls| open(options, tls)).await
+    attempt(options, |tls| open(options, tls, false)).await
 }
 
-async fn open(options: &ConnectOptions, tls: Tls) -> Result<tokio_postgres::Client> {
+/// As [`connect_sql`], for queries whose rows are read one by one: how many they are, or how large, is not bounded.
+pub async fn connect_streaming(options: &ConnectOptions) -> Result<tokio_postgres::Client> {
+    attempt(options, |tls| open(options, tls, true)).await
+}
+
+async fn open(options: &ConnectOptions, tls: Tls, rows_pass: bool) -> Result<tokio_postgres::Client> {
     let mut session = log_in(Transport::connect(options, tls).await?, options, Takes::Sql).await?;
     let pins = session.pins()?;
     session.rows(&pins, "setting up the session").await?;
@@ -38,7 +43,7 @@ async fn open(options: &ConnectOptions, tls: Tls) -> Result<tokio_postgres::Clie
     config.user(options.user());
     // The connection is logged in: "direct" keeps tokio-postgres from asking for TLS, and hands it our stream as it is.
     config.ssl_mode(tokio_postgres::config::SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-    let connected = config.connect_raw(SettledStream::new(transport, &rest), Settled).await;
+    let connected = config.connect_raw(SettledStream::new(transport, &rest, rows_pass), Settled).await;
     let (client, mut connection) = connected.map_err(|e| from_sql(e, "beginning a SQL session"))?;
     tokio::spawn(async move {
         loop {
@@ -118,10 +123,10 @@ struct SettledStream {
 }
 
 impl SettledStream {
-    fn new(transport: Transport, rest: &[u8]) -> Self {
+    fn new(transport: Transport, rest: &[u8], rows_pass: bool) -> Self {
         let mut prelude = BytesMut::from(LOGGED_IN);
         prelude.extend_from_slice(rest);
-        Self { transport, prelude, startup: None, watch: Watch::new() }
+        Self { transport, prelude, startup: None, watch: Watch::new(rows_pass) }
     }
 }
 

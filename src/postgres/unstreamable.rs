@@ -34,6 +34,7 @@ pub fn fix(table: &Table, why: &Unstreamable) -> String {
     let alter = |name: &TableName, what: &str| format!("ALTER TABLE {} {what}", name.sql());
     match why {
         Unstreamable::NotATable => "take it out of the configuration".into(),
+        Unstreamable::Unreadable(_) => "rename it, in a session whose client_encoding is the name's".into(),
         Unstreamable::NotLogged(name) => alter(name, "SET LOGGED"),
         Unstreamable::ForeignPartition(_) => "name its other partitions one by one, or copy it as a snapshot table".into(),
         // The identity index and the primary key are in the way of nothing: FULL only costs WAL.

@@ -17,7 +17,7 @@ use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::postgres::catalogue::Table;
 use crate::postgres::error::screened;
 use crate::postgres::slot::Dropped;
-use crate::postgres::{Replication, System, connect_sql, publication, server, slot};
+use crate::postgres::{self, Replication, System, connect_sql, publication, server, slot};
 use crate::schema::version::{Fit, TableSchema};
 use crate::snapshot::{CopyJob, prepare};
 use crate::table_name::TableName;
@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 /// Pause between two looks at somebody else's first start.
 const TURN_PAUSE: Duration = Duration::from_millis(500);
@@ -79,11 +80,8 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
 async fn turn(client: &Client, slot: &str, mut take_over: bool) -> Result<()> {
     let mut told: Option<Instant> = None;
     loop {
-        let row = client
-            .query_one("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('huella'), pg_catalog.hashtext($1))", &[&slot])
-            .await
-            .map_err(|e| Error::retry("taking the turn for a first start").with_source(screened(e)))?;
-        if row.get(0) {
+        let sql = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('huella'), pg_catalog.hashtext($1))";
+        if postgres::one(client, "taking the turn for a first start", sql, &[(&slot, Type::TEXT)]).await?.get(0)? {
             return Ok(());
         }
         let holder = server::advisory_holder(client, slot).await?;

@@ -9,7 +9,7 @@ use super::prepare::{BEGIN, Prepared, clock_us, import, lock, lock_worker};
 use crate::error::{Error, Result};
 use crate::postgres::catalogue::{self, TableKind};
 use crate::postgres::error::screened;
-use crate::postgres::{ConnectOptions, CopySession, connect_sql, server};
+use crate::postgres::{self, ConnectOptions, CopySession, connect_sql, server};
 use crate::schema::HashKey;
 use crate::table_name::{TableName, quote_ident};
 use futures_util::StreamExt;
@@ -25,8 +25,8 @@ pub async fn prepare_catalogues(options: &ConnectOptions, names: &[TableName], w
     let locker = connect_sql(options).await?;
     // LOCK TABLE needs no snapshot: the first query, with the locks in hand, takes it.
     lock(&locker, &aux, names, BEGIN).await?;
-    let row = locker.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
-    let snapshot: String = row.map_err(|e| Error::retry("taking the catalogues' snapshot").with_source(screened(e)))?.get(0);
+    let doing = "taking the catalogues' snapshot";
+    let snapshot: String = postgres::one(&locker, doing, "SELECT pg_catalog.pg_export_snapshot()", &[]).await?.get(0)?;
     let mut sessions = Vec::with_capacity(workers);
     for _ in 0..workers.max(1) {
         let mut session = CopySession::connect(options).await?;

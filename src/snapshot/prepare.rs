@@ -9,7 +9,7 @@ use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Table};
 use crate::postgres::error::screened;
-use crate::postgres::{ConnectOptions, CopySession, ExportedSlot, Replication, connect_sql, publication, server, slot};
+use crate::postgres::{self, ConnectOptions, CopySession, ExportedSlot, Replication, connect_sql, publication, server, slot};
 use crate::table_name::TableName;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -106,7 +106,7 @@ pub(super) async fn import(session: &mut CopySession, snapshot: &str) -> Result<
 /// The server's clock, microseconds since 1970-01-01 UTC.
 pub(super) async fn clock_us(client: &Client) -> Result<i64> {
     let sql = "SELECT (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
-    Ok(client.query_one(sql, &[]).await.map_err(|e| Error::retry("reading the server's clock").with_source(screened(e)))?.get(0))
+    postgres::one(client, "reading the server's clock", sql, &[]).await?.get(0)
 }
 
 /// Makes the temporary slot, which waits for every transaction that has written. One of those may in turn wait for our locks
@@ -158,8 +158,7 @@ pub(super) async fn lock_worker(session: &mut CopySession, names: &[TableName]) 
 }
 
 async fn backend_pid(client: &Client) -> Result<i32> {
-    let row = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
-    Ok(row.map_err(|e| Error::retry("reading the session's pid").with_source(screened(e)))?.get(0))
+    postgres::one(client, "reading the session's pid", "SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0)
 }
 
 /// Begins a transaction that holds the locks.

@@ -13,7 +13,7 @@ use crate::pgoutput::{self, Message};
 use crate::postgres::catalogue::{self, Table};
 use crate::postgres::error::from_sql;
 use crate::postgres::publication::{self, Publication};
-use crate::postgres::{ConnectOptions, Replication, connect_sql, server, slot, sqlstate};
+use crate::postgres::{ConnectOptions, Replication, connect_sql, connect_streaming, server, slot, sqlstate};
 use crate::store::Store;
 use crate::table_name::{TableName, quote_ident};
 use futures_util::TryStreamExt;
@@ -93,7 +93,7 @@ async fn writer_runs(client: &Client, watermark: &Watermark) -> Result<bool> {
 /// Cuts the source.
 pub(super) async fn cut(config: &Config, watermark: &Watermark, names: &[TableName]) -> Result<Cut> {
     let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
-    let control = connect_sql(&options).await?;
+    let control = connect_streaming(&options).await?; // it peeks at changes, any number of them
     let client = connect_sql(&options).await?;
     let mut tables = catalogue::tables(&control, names).await?;
     let list: Vec<String> = tables.iter().map(|table| table.name.sql()).collect();
@@ -208,7 +208,7 @@ impl Cut {
             let oids: HashSet<u32> = watermark.tables.values().map(|table| table.oid).collect();
             let mut pending = Pending { below: self.point, after: watermark.position(), oids, open: 0, commit: Lsn::ZERO, total: 0 };
             while let Some(row) = rows.try_next().await.map_err(|e| from_sql(e, doing))? {
-                let data: &[u8] = row.get(0);
+                let data: &[u8] = row.try_get(0).map_err(|e| from_sql(e, doing))?;
                 pending.count(pgoutput::decode(data).map_err(|e| Error::bug(doing).with_source(e))?);
             }
             Ok(pending.total)
