@@ -27,6 +27,8 @@ pub(super) fn facts(tables: &[Table]) -> Facts {
         current_wal_lsn: Lsn(2000),
         in_recovery: false,
         synchronized_standby_slots: None,
+        synchronous_standby_names: String::new(),
+        application_name: "huella".into(),
         system_identifier: Some("1".into()),
         database: "postgres".into(),
         role,

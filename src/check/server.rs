@@ -3,7 +3,7 @@
 //! Owns: those rules. Does not own: the slot's own state (`slot`), rights on tables (`tables`).
 
 use super::{Facts, Finding, Known, Severity, names, size};
-use crate::postgres::server::{Role, ServerInfo};
+use crate::postgres::server::{NOT_A_STANDBY, Role, ServerInfo};
 
 /// Versions that are supported: older ones lack what is needed, newer ones are not tried.
 const OLDEST: i32 = 14;
@@ -24,6 +24,7 @@ pub(super) fn judge(facts: &Facts, known: Option<&Known>) -> Vec<Finding> {
     findings.extend(senders_left(facts));
     findings.extend(headroom(facts));
     findings.extend(timeout(info));
+    findings.extend(info.waits_for_us().map(|why| Finding::problem("server-synchronous", "server", why).mend(NOT_A_STANDBY)));
     findings
 }
 
@@ -134,6 +135,23 @@ mod tests {
 
     fn known(system_identifier: &str) -> Known {
         Known { system_identifier: system_identifier.into(), ..Known::default() }
+    }
+
+    #[test]
+    fn a_list_of_standbys_that_has_our_name_is_seen() {
+        let mut info = facts(&[]).server;
+        for (names, waits) in [
+            ("", false),
+            ("*", true),
+            ("FIRST 1 (s1, *)", true),
+            ("ANY 2 (a, \"Huella\", b)", true),
+            ("huella", true),
+            ("huella2, not_huella", false),
+            ("FIRST 1(\"huella\")", true),
+        ] {
+            names.clone_into(&mut info.synchronous_standby_names);
+            assert_eq!(info.waits_for_us().is_some(), waits, "{names}");
+        }
     }
 
     #[test]

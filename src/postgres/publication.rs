@@ -11,6 +11,7 @@ use super::sql_error::{failed, is};
 use crate::error::{Error, Result};
 use crate::table_name::{TableName, quote_ident};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
@@ -19,6 +20,12 @@ use tokio_postgres::types::{ToSql, Type};
 const FILTERS_SINCE: i32 = 150_000;
 /// How long a member's change may wait for the table's lock, which VACUUM and many ALTERs hold.
 const LOCK_WAIT: &str = "10s";
+/// How long all new members together are waited for at once: a stream that is not read holds WAL.
+const LOCK_WAIT_SOME: Duration = Duration::from_secs(2);
+/// How long each by itself, and after how long a wait for all no longer than the least.
+const LOCK_WAIT_ONE: Duration = Duration::from_millis(500);
+const LOCK_WAIT_ALL: Duration = Duration::from_secs(5);
+const LOCK_WAIT_LEAST: Duration = Duration::from_millis(1);
 
 /// A publication. `(oid, xmin)` of its row and of each membership row change with every edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,17 +138,53 @@ fn list(members: &[Member]) -> String {
     members.iter().map(Member::sql).collect::<Vec<_>>().join(", ")
 }
 
-/// Makes the publication as a list of tables.
-pub async fn create(client: &(impl GenericClient + Sync), name: &str, members: &[Member]) -> Result<()> {
-    execute(client, &format!("making publication {name:?}"), &create_sql(name, members)).await
+/// Tables that could not become members now, because another session holds a lock on them (VACUUM, CREATE INDEX CONCURRENTLY, many an ALTER).
+pub type Locked = Vec<TableName>;
+
+/// Makes the publication as a list of tables, without those that are locked.
+pub async fn create(client: &(impl GenericClient + Sync), name: &str, members: &[Member]) -> Result<Locked> {
+    let doing = format!("making publication {name:?}");
+    match change(client, &doing, &create_sql(name, members), LOCK_WAIT_SOME).await {
+        Err(error) if is_locked(&error) => {}
+        other => return other.map(|()| Locked::new()),
+    }
+    execute(client, &doing, &create_sql(name, &[])).await?;
+    add_each(client, name, members).await
 }
 
-/// Adds tables to it; without tables, nothing.
-pub async fn add(client: &(impl GenericClient + Sync), name: &str, members: &[Member]) -> Result<()> {
+/// Adds tables to it, but for those that are locked; without tables, nothing.
+pub async fn add(client: &(impl GenericClient + Sync), name: &str, members: &[Member]) -> Result<Locked> {
     if members.is_empty() {
-        return Ok(());
+        return Ok(Locked::new());
     }
-    execute(client, &format!("adding tables to publication {name:?}"), &add_sql(name, members)).await
+    match change(client, &format!("adding tables to publication {name:?}"), &add_sql(name, members), LOCK_WAIT_SOME).await {
+        Err(error) if is_locked(&error) => add_each(client, name, members).await,
+        other => other.map(|()| Locked::new()),
+    }
+}
+
+/// Adds them one by one, so that one that is locked does not hold up the others. All that is waited for takes seconds.
+async fn add_each(client: &(impl GenericClient + Sync), name: &str, members: &[Member]) -> Result<Locked> {
+    let (begun, mut locked) = (Instant::now(), Locked::new());
+    for member in members {
+        let doing = format!("adding {} to publication {name:?}", member.table);
+        let wait = if begun.elapsed() < LOCK_WAIT_ALL { LOCK_WAIT_ONE } else { LOCK_WAIT_LEAST };
+        match change(client, &doing, &add_sql(name, std::slice::from_ref(member)), wait).await {
+            Err(error) if is_locked(&error) => locked.push(member.table.clone()),
+            other => other?,
+        }
+    }
+    Ok(locked)
+}
+
+/// Runs a statement that waits for locks no longer than that.
+async fn change(client: &(impl GenericClient + Sync), doing: &str, sql: &str, wait: Duration) -> Result<()> {
+    // Several statements in one message are one transaction, at whose end the limit is gone.
+    run(client, doing, &format!("SET LOCAL lock_timeout = {}; {sql}", wait.as_millis()), sql).await
+}
+
+fn is_locked(error: &Error) -> bool {
+    super::error::sqlstate(error) == Some(SqlState::LOCK_NOT_AVAILABLE.code())
 }
 
 /// Takes tables out of it; without tables, nothing.
@@ -184,6 +227,9 @@ async fn run(client: &(impl GenericClient + Sync), doing: &str, sql: &str, shown
         // Dropped or renamed since it was listed: the next look lists anew.
         Err(e) if is(&e, &SqlState::UNDEFINED_TABLE) || is(&e, &SqlState::INVALID_SCHEMA_NAME) => {
             Err(Error::retry(format!("{doing}: a table went away meanwhile")).with_source(e))
+        }
+        Err(e) if is(&e, &SqlState::LOCK_NOT_AVAILABLE) => {
+            Err(Error::retry(format!("{doing}: another session holds a lock on a table")).with_source(e))
         }
         Err(e) => Err(failed(doing, e)),
     }

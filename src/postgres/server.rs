@@ -36,6 +36,10 @@ pub struct ServerInfo {
     pub current_wal_lsn: Lsn,
     /// A standby.
     pub in_recovery: bool,
+    /// `synchronous_standby_names`: whom a commit waits for.
+    pub synchronous_standby_names: String,
+    /// `application_name` of this program's sessions.
+    pub application_name: String,
     /// `synchronized_standby_slots`: the stream of a failover slot does not run ahead of these (17+).
     pub synchronized_standby_slots: Option<String>,
     /// The cluster's identity, as IDENTIFY_SYSTEM gives it; `None` if the role may not read it by SQL.
@@ -45,6 +49,25 @@ pub struct ServerInfo {
     /// Role of this session.
     pub role: Role,
 }
+
+impl ServerInfo {
+    /// Why a commit at the server may wait for this program, which in turn waits for the commit to become visible: nobody would ever go on.
+    /// `None`: it does not.
+    pub fn waits_for_us(&self) -> Option<String> {
+        let names = self.synchronous_standby_names.split([',', '(', ')', ' ', '\t', '\n']).map(|name| name.trim_matches('"'));
+        let ours = |name: &str| name == "*" || name.eq_ignore_ascii_case(&self.application_name);
+        names.filter(|name| !name.is_empty()).any(ours).then(|| {
+            format!(
+                "synchronous_standby_names = '{}' makes this program a synchronous standby: commits would wait for it, and it for them",
+                self.synchronous_standby_names
+            )
+        })
+    }
+}
+
+/// What to do about [`ServerInfo::waits_for_us`].
+pub const NOT_A_STANDBY: &str = "name the standbys by their application_name (ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (standby1)', \
+     then SELECT pg_reload_conf()), or give source.url an application_name= that the list does not have";
 
 /// A role's attributes that matter. They are not inherited from roles that it is a member of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +140,8 @@ pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
                       pg_catalog.pg_is_in_recovery(), pg_catalog.current_database()::text, r.rolname::text,
                       r.rolsuper, r.rolreplication, r.rolbypassrls,
                       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
-                      pg_catalog.current_setting('synchronized_standby_slots', true)
+                      pg_catalog.current_setting('synchronized_standby_slots', true),
+                      pg_catalog.current_setting('synchronous_standby_names'), pg_catalog.current_setting('application_name')
                  FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER";
     let row = one(client, "reading the server's settings", sql, &[]).await?;
     Ok(ServerInfo {
@@ -141,6 +165,8 @@ pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
             create_in_database: row.get(15)?,
         },
         synchronized_standby_slots: row.get(16)?,
+        synchronous_standby_names: row.get(17)?,
+        application_name: row.get(18)?,
     })
 }
 
@@ -206,7 +232,8 @@ pub async fn await_visible(client: &(impl GenericClient + Sync), xid: u32) -> Re
         }
         if begun.elapsed() >= VISIBLE_WITHIN {
             return Err(Error::retry(format!(
-                "transaction {xid} was streamed and is still not visible after {} s",
+                "transaction {xid} was streamed and is still not visible after {} s: its commit waits, for a synchronous standby that does not \
+                 answer perhaps (pg_stat_activity, wait_event SyncRep)",
                 VISIBLE_WITHIN.as_secs()
             )));
         }

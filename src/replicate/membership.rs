@@ -54,7 +54,8 @@ pub(crate) async fn ensure(
     let new = |table: &Table| member(table, &exclusion(config, &table.name, None, None));
     let Some(found) = publication::read(client, name).await? else {
         if may_create {
-            return publication::create(client, name, &tables.iter().map(new).collect::<Vec<_>>()).await;
+            put_off(&publication::create(client, name, &tables.iter().map(new).collect::<Vec<_>>()).await?);
+            return Ok(());
         }
         return Err(gone(name));
     };
@@ -75,7 +76,7 @@ pub(crate) async fn ensure(
         let names: Vec<String> = missing.iter().map(|member| member.table.to_string()).collect();
         tracing::warn!(tables = %names.join(","), "adding tables to the publication");
     }
-    publication::add(client, name, &missing).await?;
+    put_off(&publication::add(client, name, &missing).await?);
     for table in tables {
         let Some(published) = found.tables.get(&table.name) else { continue };
         let wanted = exclusion(config, &table.name, Some((published.oid, published.xmin)), before);
@@ -84,6 +85,14 @@ pub(crate) async fn ensure(
         publication::relist(client, name, &member, published.relid).await?;
     }
     Ok(())
+}
+
+/// The others are streamed meanwhile; the next look tries again.
+fn put_off(locked: &[TableName]) {
+    if !locked.is_empty() {
+        let tables = locked.iter().map(TableName::to_string).collect::<Vec<_>>().join(",");
+        tracing::warn!(tables, "another session holds a lock on these tables: they are added to the publication at the next look");
+    }
 }
 
 /// The publication does not exist, though the lake has begun with it.

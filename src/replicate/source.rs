@@ -70,6 +70,9 @@ pub(crate) fn refuse_by_version(config: &Config, version: i32) -> Result<()> {
 /// What the server is. A standby passes: behind the address of a source that fails over it is promoted in a moment.
 pub(crate) async fn primary(client: &Client) -> Result<server::ServerInfo> {
     let info = server::info(client).await?;
+    if let Some(why) = info.waits_for_us() {
+        return Err(Error::source_refused(format!("{why}. To go on, {}", server::NOT_A_STANDBY)));
+    }
     if info.in_recovery {
         return Err(Error::retry(
             "the server is a standby (in recovery), which cannot be followed until it is promoted; if it will not be, use the primary's address in source.url",

@@ -167,9 +167,17 @@ pub(super) async fn lock(locker: &Client, aux: &Client, names: &[TableName], beg
     let pid = backend_pid(locker).await?;
     let list: Vec<String> = names.iter().map(TableName::sql).collect();
     if list.is_empty() {
-        return locker.batch_execute(begin).await.map_err(|e| Error::retry(doing).with_source(screened(e)));
+        return locker
+            .batch_execute(&format!("SET statement_timeout = 0; {begin}"))
+            .await
+            .map_err(|e| Error::retry(doing).with_source(screened(e)));
     }
-    let sql = format!("SET lock_timeout = '{}ms'; {begin}; LOCK TABLE {} IN ACCESS SHARE MODE", LOCK_WAIT.as_millis(), list.join(", "));
+    // What the role or the database sets would end a long read of a table.
+    let sql = format!(
+        "SET statement_timeout = 0; SET lock_timeout = '{}ms'; {begin}; LOCK TABLE {} IN ACCESS SHARE MODE",
+        LOCK_WAIT.as_millis(),
+        list.join(", ")
+    );
     let locking = locker.batch_execute(&sql);
     tokio::pin!(locking);
     let mut blockers = Vec::new();
