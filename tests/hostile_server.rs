@@ -346,7 +346,8 @@ async fn a_main_loop_that_hangs_is_ended_in_time_by_sigterm() {
 #[tokio::test]
 async fn names_that_are_not_utf8_stop_their_own_table_and_nothing_else() {
     let mut world = World::new().await;
-    world.sql("CREATE DATABASE raw TEMPLATE template0 ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C'; CREATE ROLE owner LOGIN").await;
+    world.sql("CREATE DATABASE raw TEMPLATE template0 ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C'").await;
+    world.sql("CREATE ROLE owner LOGIN").await;
     let raw = world.server.connect_to("raw", "postgres").await;
     raw.batch_execute(
         "CREATE TABLE public.good (id int PRIMARY KEY, body text); INSERT INTO public.good VALUES (1, 'x');

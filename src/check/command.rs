@@ -135,5 +135,6 @@ fn wanted(config: &Config) -> Wanted {
         tables: config.tables.as_ref().map(|tables| tables.iter().map(table).collect()),
         initial: config.snapshot.initial,
         failover: config.source.failover,
+        workers: config.snapshot.workers,
     }
 }

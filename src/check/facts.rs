@@ -10,7 +10,14 @@ use crate::table_name::TableName;
 use std::collections::BTreeMap;
 
 pub(super) fn wanted(tables: &[WantedTable]) -> Wanted {
-    Wanted { slot: "huella".into(), publication: "huella".into(), tables: Some(tables.to_vec()), initial: true, failover: false }
+    Wanted {
+        slot: "huella".into(),
+        publication: "huella".into(),
+        tables: Some(tables.to_vec()),
+        initial: true,
+        failover: false,
+        workers: 2,
+    }
 }
 
 pub(super) fn facts(tables: &[Table]) -> Facts {
@@ -29,6 +36,8 @@ pub(super) fn facts(tables: &[Table]) -> Facts {
         synchronized_standby_slots: None,
         synchronous_standby_names: String::new(),
         application_name: "huella".into(),
+        lock_holders: 100,
+        locks_each: 64,
         system_identifier: Some("1".into()),
         database: "postgres".into(),
         role,

@@ -142,6 +142,8 @@ pub struct Wanted {
     pub initial: bool,
     /// Standbys are to keep the slot in step (`source.failover`).
     pub failover: bool,
+    /// Workers of a copy.
+    pub workers: usize,
 }
 
 /// What the configuration wants of a table.

@@ -5,6 +5,7 @@
 use super::{Facts, Finding, Wanted, WantedTable, names};
 use crate::postgres::catalogue::{Leaf, ReplicaIdentity, Table, TableKind};
 use crate::postgres::unstreamable;
+use crate::snapshot::locks_each;
 use crate::table_name::{TableName, quote_ident};
 
 /// Column lists, which `exclude_at_source` needs, came with this version.
@@ -21,6 +22,7 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     for (wanted, table) in facts.pairs() {
         findings.extend(one(wanted, table, facts));
     }
+    findings.extend(facts.tables.iter().filter_map(|table| locks(wanted, table, facts)));
     if facts.wanted.is_empty() {
         findings.push(match wanted.tables {
             None => Finding::warning(
@@ -82,6 +84,21 @@ fn identity(table: &Table) -> Option<Finding> {
         return Some(Finding::warning("table-no-key", &table.name, text).mend("add a primary key"));
     }
     None
+}
+
+/// A copy holds a lock on every partition at once; tables by themselves are copied in groups.
+fn locks(wanted: &Wanted, table: &Table, facts: &Facts) -> Option<Finding> {
+    let (server, needed) = (&facts.server, (1 + table.leaves.len()) * locks_each(wanted.workers));
+    let needed = i64::try_from(needed).unwrap_or(i64::MAX);
+    let there = server.locks_each.saturating_mul(server.lock_holders);
+    if needed < there {
+        return None;
+    }
+    let text =
+        format!("a copy of its {} partitions holds {needed} locks at once, and the server has {there} for everybody", table.leaves.len());
+    let each = needed.saturating_mul(2) / server.lock_holders.max(1) + 1;
+    let mend = format!("ALTER SYSTEM SET max_locks_per_transaction = {each}, then restart the server; or fewer snapshot.workers");
+    Some(Finding::problem("table-locks", &table.name, text).mend(mend))
 }
 
 /// A partition whose root is streamed as well: its rows come under the root's name.

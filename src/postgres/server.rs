@@ -40,6 +40,10 @@ pub struct ServerInfo {
     pub synchronous_standby_names: String,
     /// `application_name` of this program's sessions.
     pub application_name: String,
+    /// Sessions and prepared transactions that there may be; the server has `max_locks_per_transaction` locks for each, which all share.
+    pub lock_holders: i64,
+    /// `max_locks_per_transaction`.
+    pub locks_each: i64,
     /// `synchronized_standby_slots`: the stream of a failover slot does not run ahead of these (17+).
     pub synchronized_standby_slots: Option<String>,
     /// The cluster's identity, as IDENTIFY_SYSTEM gives it; `None` if the role may not read it by SQL.
@@ -141,7 +145,10 @@ pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
                       r.rolsuper, r.rolreplication, r.rolbypassrls,
                       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
                       pg_catalog.current_setting('synchronized_standby_slots', true),
-                      pg_catalog.current_setting('synchronous_standby_names'), pg_catalog.current_setting('application_name')
+                      pg_catalog.current_setting('synchronous_standby_names'), pg_catalog.current_setting('application_name'),
+                      pg_catalog.current_setting('max_connections')::pg_catalog.int8
+                      + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8,
+                      pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8
                  FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER";
     let row = one(client, "reading the server's settings", sql, &[]).await?;
     Ok(ServerInfo {
@@ -167,6 +174,8 @@ pub async fn info(client: &(impl GenericClient + Sync)) -> Result<ServerInfo> {
         synchronized_standby_slots: row.get(16)?,
         synchronous_standby_names: row.get(17)?,
         application_name: row.get(18)?,
+        lock_holders: row.get(19)?,
+        locks_each: row.get(20)?,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::postgres::error::screened;
 use crate::postgres::slot::Dropped;
 use crate::postgres::{self, Replication, System, connect_sql, publication, server, slot};
 use crate::schema::version::{Fit, TableSchema};
-use crate::snapshot::{CopyJob, prepare};
+use crate::snapshot::{CopyJob, next_group, prepare};
 use crate::table_name::TableName;
 use crate::wait::TELL_EVERY;
 use std::collections::{BTreeMap, BTreeSet};
@@ -233,8 +233,10 @@ async fn prepare_publication(
 /// Locks, makes and promotes the slot, and says `ready` with every table pending.
 async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &[Table], system: &System) -> Result<()> {
     let config = &writer.config;
-    let names: Vec<_> = tables.iter().map(|t| t.name.clone()).collect();
-    let published = mark(config, &source::observe(client, config, tables.to_vec()).await?.publication);
+    // The others are copied later, at points of their own.
+    let names = next_group(tables.iter().map(|table| (table.name.clone(), Some(table))), writer.copy_workers());
+    let all = source::observe(client, config, tables.to_vec()).await?;
+    let published = mark(config, &all.publication);
     let prepared = prepare(&writer.options, &names, writer.copy_workers()).await?;
     let observed = source::observe(client, config, prepared.tables.clone()).await?;
     if mark(config, &observed.publication) != published {
@@ -253,20 +255,24 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
         || (through.is_some() && (before.source.system_identifier != system.identifier || before.source.timeline != system.timeline));
     let mut jobs = Vec::new();
     let mut edits = vec![Edit::Publication(mark(config, &observed.publication))];
-    for table in observed.tables.values() {
+    let later = all.tables.values().filter(|table| !names.contains(&table.name));
+    for table in observed.tables.values().chain(later) {
         let schema = version_for(writer, &before, table, broken).await?;
         store_schema(held.store().as_ref(), &schema).await?;
         let (name, oid, version, fingerprint) = (table.name.clone(), table.oid, schema.version, table.fingerprint.clone());
         let reason = if before.tables.contains_key(&name) { "a new copy of everything was asked for" } else { "its first copy" };
         let pending = Pending { version, fingerprint, since: None, reason: Some(reason.to_owned()) };
         edits.push(Edit::Pending { table: name, oid, pending });
+        if !names.contains(&table.name) {
+            continue;
+        }
         let filter = filters.remove(&table.oid);
         if filter.is_some() != observed.publication.tables.get(&table.name).is_some_and(|published| published.row_filter) {
             return Err(Error::retry(format!("the publication's row filter of {} was changed just now", table.name)));
         }
         jobs.push(CopyJob::new(Arc::new(schema), table, filter));
     }
-    edits.extend(before.streamed().filter(|(n, _)| !observed.tables.contains_key(*n)).map(|(n, _)| Edit::Forget(n.clone())));
+    edits.extend(before.streamed().filter(|(n, _)| !all.tables.contains_key(*n)).map(|(n, _)| Edit::Forget(n.clone())));
     let identity = system.clone();
     let ready = move |w: &mut Watermark| {
         w.through = Some(point);

@@ -38,7 +38,7 @@ pub async fn prepare_catalogues(options: &ConnectOptions, names: &[TableName], w
     let point = server::insert_lsn(&aux).await?;
     let time_us = clock_us(&aux).await?;
     let tables = catalogue::tables(&aux, names).await?;
-    Ok(Prepared::without_slot(point, time_us, tables, sessions, locker))
+    Ok(Prepared::without_slot(point, time_us, tables, sessions, (locker, aux)))
 }
 
 /// A digest of the rows that a job would copy, whatever their order, as hex; read by the session that holds the locks.

@@ -7,7 +7,7 @@
 use super::job::{Copied, CopyJob, Sink};
 use super::output::Output;
 use super::plan::{Range, plan};
-use super::prepare::Prepared;
+use super::prepare::{Prepared, in_the_way};
 use super::work::{Part, Work};
 use crate::batch::{CopyBatch, Transaction};
 use crate::commit::FileNamer;
@@ -22,7 +22,8 @@ use crate::store::Store;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Copies all jobs at the prepared point and hands each finished table over; the locks are held until the last.
+/// Copies all jobs at the prepared point and hands each finished table over; the locks are held until the last, or until somebody has waited
+/// for them for seconds: then what is not finished is given up.
 /// `limit_bytes` is what all workers together may buffer.
 pub async fn copy_all(
     mut prepared: Prepared,
@@ -37,7 +38,11 @@ pub async fn copy_all(
     let at = Transaction { commit_lsn: prepared.point, commit_time_us: prepared.time_us, xid: None };
     let workers = std::mem::take(&mut prepared.workers);
     let sink = Sink { store, namer, hash_key, worker_bytes: limit_bytes / workers.len().max(1) };
-    copy_tables(workers, &prepared.tables, jobs, at, sink, done).await
+    tokio::select! {
+        biased;
+        copied = copy_tables(workers, &prepared.tables, jobs, at, sink, done) => copied,
+        waiting = in_the_way(&prepared.locker, &prepared.watcher) => Err(Error::retry(format!("{} waits for the locks of a copy: it is given up for now", waiting?))),
+    }
     // `prepared` ends here, and the locks with it.
 }
 

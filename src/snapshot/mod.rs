@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod copy;
+mod group;
 mod job;
 mod output;
 mod plan;
@@ -15,5 +16,6 @@ mod work;
 
 pub use catalogue::{content, prepare_catalogues};
 pub use copy::{copy_all, copy_tables};
+pub use group::{locks_each, next_group};
 pub use job::{Copied, CopyJob, Sink};
 pub use prepare::{Prepared, prepare};

@@ -23,6 +23,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(3);
 /// How often it is asked whether somebody waits for the locks while the slot is made.
 const WAITERS_EVERY: Duration = Duration::from_millis(500);
 
+/// How long somebody may wait for a copy's locks: what a person would call a hiccup.
+const GIVE_WAY_AFTER: Duration = Duration::from_secs(3);
+
 /// Sessions at one consistent point.
 pub struct Prepared {
     /// Consistent point S.
@@ -37,6 +40,8 @@ pub struct Prepared {
     pub(super) workers: Vec<CopySession>,
     /// Holds the locks until it is dropped.
     pub(super) locker: Client,
+    /// Looks at who waits for them.
+    pub(super) watcher: Client,
     exporter: Option<Replication>,
 }
 
@@ -48,8 +53,15 @@ impl std::fmt::Debug for Prepared {
 
 impl Prepared {
     /// Sessions that share a snapshot which no slot stands at.
-    pub(super) fn without_slot(point: Lsn, time_us: i64, tables: Vec<Table>, workers: Vec<CopySession>, locker: Client) -> Self {
-        Self { point, time_us, tables, slot: String::new(), workers, locker, exporter: None }
+    pub(super) fn without_slot(
+        point: Lsn,
+        time_us: i64,
+        tables: Vec<Table>,
+        workers: Vec<CopySession>,
+        sessions: (Client, Client),
+    ) -> Self {
+        let (locker, watcher) = sessions;
+        Self { point, time_us, tables, slot: String::new(), workers, locker, watcher, exporter: None }
     }
 
     /// The publication's row filters of the locked tables, by oid. Read behind the consistent point: a filter that changes later has a
@@ -90,7 +102,24 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     }
     failpoint::hit("start.after_import");
     let time_us = clock_us(&locker).await?;
-    Ok(Prepared { point: slot.consistent_point, time_us, tables, slot: name, workers: sessions, locker, exporter: Some(exporter) })
+    let (workers, exporter) = (sessions, Some(exporter));
+    Ok(Prepared { point: slot.consistent_point, time_us, tables, slot: name, workers, locker, watcher: aux, exporter })
+}
+
+/// Ends when another session has waited for the locks for a while: who that is. Behind an ALTER that waits, every query of its table waits.
+pub(super) async fn in_the_way(locker: &Client, watcher: &Client) -> Result<String> {
+    let pid = backend_pid(locker).await?;
+    let mut since: BTreeMap<Option<i32>, Instant> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(WAITERS_EVERY).await;
+        let waiting = server::lock_waiters(watcher, pid).await?;
+        since.retain(|pid, _| waiting.iter().any(|waiter| waiter.pid == *pid));
+        for waiter in &waiting {
+            if since.entry(waiter.pid).or_insert_with(Instant::now).elapsed() >= GIVE_WAY_AFTER {
+                return Ok(waiter.to_string());
+            }
+        }
+    }
 }
 
 /// What each session that copies begins with.

@@ -15,7 +15,7 @@ use crate::commit::Held;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::postgres::{connect_sql, server};
-use crate::snapshot::{Copied, prepare};
+use crate::snapshot::{Copied, next_group, prepare};
 use crate::table_name::TableName;
 use std::sync::Arc;
 use tokio_postgres::Client;
@@ -160,7 +160,8 @@ impl Session<'_> {
 
     /// Prepares a copy of all tables that wait for one.
     pub(super) fn copy_pending(&mut self) {
-        let names = self.uncopied();
+        let names =
+            next_group(self.uncopied().into_iter().map(|name| (name.clone(), self.registry.table(&name))), self.writer.copy_workers());
         let (options, workers) = (self.writer.options.clone(), self.writer.copy_workers());
         self.writer.copier.prepare(async move { prepare(&options, &names, workers).await });
         self.copying = true;
