@@ -156,7 +156,7 @@ impl TableBatch {
             return self.row("UPDATE", tx, seq, new.len(), new.cells(), None);
         };
         if old.tuple.len() != new.len() {
-            return Err(Error::bug(format!(
+            return Err(Error::retry(format!(
                 "{}: an old tuple of {} columns beside a new one of {}",
                 self.schema.table,
                 old.tuple.len(),
@@ -207,7 +207,7 @@ impl TableBatch {
     ) -> Result<()> {
         let layout = Arc::clone(&self.layout);
         if width != layout.slots.len() {
-            return Err(Error::bug(format!(
+            return Err(Error::retry(format!(
                 "{}: a tuple of {width} columns where RELATION named {}",
                 self.schema.table,
                 layout.slots.len()
@@ -231,7 +231,7 @@ impl TableBatch {
                     json_element(&mut self.unchanged_json, &self.schema.columns[index].name);
                 }
                 Cell::Binary(_) => {
-                    return Err(Error::bug(format!("{}: a binary cell where text was asked for", self.schema.table)));
+                    return Err(Error::retry(format!("{}: a binary cell where text was asked for", self.schema.table)));
                 }
             }
         }

@@ -42,8 +42,11 @@ impl DbError {
                 _ => {}
             }
         }
+        // Whatever says none is no answer of PostgreSQL's: nothing can be decided by it.
+        let is_code = |code: &String| code.len() == 5 && code.bytes().all(|b| b.is_ascii_alphanumeric());
+        let code = code.filter(is_code).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an error without its SQLSTATE"))?;
         let severity = plain.or(localised).unwrap_or_else(|| "ERROR".to_owned());
-        Ok(Self::screened(severity, code.unwrap_or_default(), message.unwrap_or_default(), detail, hint))
+        Ok(Self::screened(severity, code, message.unwrap_or_default(), detail, hint))
     }
 
     /// Drops what can quote data.

@@ -161,7 +161,7 @@ fn retyped(one: &str, other: &str) -> bool {
 
 /// `attnum=attributes:labels,…`, as digests; a label's is short and of one length.
 fn types_part(json: &str) -> Result<String> {
-    let unreadable = |e: serde_json::Error| Error::bug("the server's list of types is not the JSON that was asked for").with_source(e);
+    let unreadable = |e: serde_json::Error| Error::retry("the server's list of types is not the JSON that was asked for").with_source(e);
     let columns: Vec<(i16, Option<Vec<String>>, Option<String>)> = serde_json::from_str(json).map_err(unreadable)?;
     let one = |(number, labels, attributes): &(i16, Option<Vec<String>>, Option<String>)| {
         let labels = labels.as_deref().unwrap_or_default();

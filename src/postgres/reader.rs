@@ -91,6 +91,11 @@ pub(super) struct Reader {
     quiet: Quiet,
     /// Begins at a frame's first byte.
     buf: BytesMut,
+    /// Bytes of it that were looked at.
+    parsed: usize,
+    /// Bytes that came since the last sign of life. A whole message is one, or as much of a large one as any line carries in its time: behind
+    /// a damaged length, keepalives fill up a frame that never ends.
+    unheard: usize,
     /// Size of the frame at the beginning of `buf`, as far as known.
     frame_bytes: usize,
     room: Arc<Semaphore>,
@@ -136,6 +141,8 @@ impl Reader {
             write,
             quiet,
             buf,
+            parsed: 0,
+            unheard: 0,
             frame_bytes: HEADER_BYTES,
             room: Arc::new(Semaphore::new(ROOM_BYTES as usize)),
             held: None,
@@ -159,6 +166,7 @@ impl Reader {
         if let Err(error) = self.parse() {
             self.end = Some(error);
         }
+        self.parsed = self.buf.len();
         let mut gather_until: Option<Instant> = None;
         loop {
             let now = Instant::now();
@@ -271,9 +279,14 @@ impl Reader {
     }
 
     fn filled(&mut self, filled: io::Result<Filled>) -> Result<()> {
-        self.schedule.heard(Instant::now());
         // First of all what was read before an end: a server says why it goes.
+        self.unheard += self.buf.len() - self.parsed;
         self.parse()?;
+        self.parsed = self.buf.len();
+        if !self.events.is_empty() || self.unheard >= READ_BYTES_MIN {
+            self.unheard = 0;
+            self.schedule.heard(Instant::now());
+        }
         match filled {
             Ok(Filled::Full | Filled::Drained) => Ok(()),
             Ok(Filled::Closed) => {

@@ -224,6 +224,23 @@ async fn a_server_that_does_not_read_blocks_no_data() {
 }
 
 #[tokio::test]
+async fn a_frame_that_never_ends_is_silence_however_many_keepalives_fill_it() {
+    let moment = Duration::from_millis(100);
+    let setup = StreamSetup { ask_after: moment, silence_max: 5 * moment, ..StreamSetup::default() };
+    let (mut stream, mut server) = stream_with(setup, b"");
+    let dribble = tokio::spawn(async move {
+        server.write_all(b"d\x3F\xFF\xFF\xFFw").await.unwrap();
+        while server.write_all(&keepalive(7, false)).await.is_ok() {
+            tokio::time::sleep(moment / 4).await;
+        }
+    });
+    let error = next(&mut stream).await.unwrap_err();
+    assert!(error.is_retry() && error.full().contains("silent"), "{}", error.full());
+    drop(stream);
+    dribble.await.unwrap();
+}
+
+#[tokio::test]
 async fn silence_is_asked_about_and_then_ends_the_stream() {
     let setup = StreamSetup { ask_after: Duration::from_millis(100), silence_max: Duration::from_millis(300), ..StreamSetup::default() };
     let (mut stream, mut server) = stream_with(setup, b"");

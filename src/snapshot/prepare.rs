@@ -96,6 +96,13 @@ pub async fn prepare(options: &ConnectOptions, names: &[TableName], workers: usi
     let mut exporter = Replication::connect(options).await?;
     let name = format!("huella_copy_{}_{:08x}", std::process::id(), crate::commit::random() as u32);
     let slot = make_slot(&mut exporter, &name, &locker, &aux).await?;
+    let written = server::insert_lsn(&aux).await?;
+    if slot.consistent_point > written {
+        let point = slot.consistent_point;
+        return Err(Error::retry(format!(
+            "the server broke the protocol: a consistent point at {point}, beyond the end of its WAL at {written}"
+        )));
+    }
     failpoint::hit("start.after_slot");
     for session in &mut sessions {
         import(session, &slot.snapshot).await?;

@@ -209,7 +209,7 @@ impl Cut {
             let mut pending = Pending { below: self.point, after: watermark.position(), oids, open: 0, commit: Lsn::ZERO, total: 0 };
             while let Some(row) = rows.try_next().await.map_err(|e| from_sql(e, doing))? {
                 let data: &[u8] = row.try_get(0).map_err(|e| from_sql(e, doing))?;
-                pending.count(pgoutput::decode(data).map_err(|e| Error::bug(doing).with_source(e))?);
+                pending.count(pgoutput::decode(data).map_err(|e| Error::retry(doing).with_source(e))?);
             }
             Ok(pending.total)
         };

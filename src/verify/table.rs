@@ -117,7 +117,7 @@ async fn against_source(side: &Side<'_>, shape: &Shape, partition: &Partition, m
         lines.add(&bytes);
         while let Some(line) = lines.next() {
             let row =
-                source_row(&line, shape, side.hash).ok_or_else(|| Error::bug(format!("{doing}: a row has another number of columns")))?;
+                source_row(&line, shape, side.hash).ok_or_else(|| Error::retry(format!("{doing}: a row has another number of columns")))?;
             let key = shape.key_of(&row);
             if !partition.has(&key) {
                 continue;
