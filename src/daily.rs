@@ -105,9 +105,8 @@ fn skipped(name: &'static str, why: &'static str) -> Step {
 
 /// Tells whether the Dataform repository has to learn of changed tables.
 async fn tables(config: &Config) -> Result<()> {
-    let Some(bigquery) = &config.bigquery else { return Ok(()) };
     let store = crate::store::open(&config.lake.url).await?;
-    let changed = dataform::publish_tables(bigquery, store.as_ref()).await?;
+    let changed = dataform::publish_tables(config, store.as_ref()).await?;
     for line in &changed {
         tracing::warn!(
             change = line,

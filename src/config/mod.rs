@@ -192,6 +192,10 @@ pub struct Dataform {
     pub service_account: Option<String>,
     /// The service's URL; `None`: Google's.
     pub endpoint: Option<String>,
+    /// A cut that is older makes a run fail: what looks merged would be of the past.
+    pub max_age: Duration,
+    /// How long the service may take to answer a creation, before it is asked what became of it.
+    pub call_timeout: Duration,
 }
 
 impl Config {

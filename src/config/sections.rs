@@ -25,6 +25,10 @@ const MEMORY_MIN: u64 = 8 * MIB;
 const WORKERS_MAX: usize = 64;
 /// Least grace of a replaced file: for trials; a reader's longest query decides.
 const GRACE_MIN: Duration = Duration::from_secs(1);
+/// Oldest published cut that a Dataform run may end well with: a daily job that was left out once is not yet an alarm.
+const CUT_AGE: Duration = Duration::from_secs(2 * 86_400);
+/// What the Dataform service is given to answer a creation; the client of Google's libraries takes the same.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Least length of the key of hashes: a national id has few bits, so the key must carry the secrecy.
 const HASH_KEY_BYTES_MIN: usize = 16;
 
@@ -157,7 +161,10 @@ impl Dataform {
         if reader.has("dataform.git_commitish") == reader.has("dataform.release_config") {
             reader.problem("dataform", "needs one of git_commitish and release_config, and not both");
         }
+        let secs = Duration::from_secs;
         Some(Dataform {
+            max_age: reader.duration("dataform.max_age", secs(1), secs(86_400) * 36_500, CUT_AGE),
+            call_timeout: reader.duration("dataform.call_timeout", secs(1), secs(600), CALL_TIMEOUT),
             repository,
             code: release.map(Code::ReleaseConfig).unwrap_or_else(|| Code::GitCommitish(commitish.unwrap_or_default())),
             tags: reader.texts("dataform.tags", "tags", is_text),

@@ -125,6 +125,7 @@ fn the_environment_alone_is_enough() {
     assert_eq!((config.snapshot.workers, config.snapshot.initial, config.http.listen), (3, false, None));
     assert_eq!(config.tables.unwrap()[1].mode, Mode::Snapshot);
     let dataform = config.dataform.unwrap();
+    assert_eq!((dataform.max_age.as_secs(), dataform.call_timeout.as_secs()), (172_800, 60));
     assert_eq!((dataform.code, &dataform.tags[..]), (Code::ReleaseConfig("prod".into()), &["silver".to_owned(), "gold".to_owned()][..]));
 }
 

@@ -5,7 +5,7 @@
 
 use super::names;
 use crate::commit;
-use crate::config::{BigQuery, Config, Mode};
+use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::lake::{manifest_path, reference_path, table_prefix};
 use crate::publish::{bigquery_types, columns_fingerprint};
@@ -32,6 +32,9 @@ struct Document {
     raw_dataset: String,
     silver_dataset: String,
     lake: String,
+    /// Where Dataform's own schedule learns `[dataform] max_age`; the project has the same default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_age_seconds: Option<u64>,
     tables: Vec<Table>,
 }
 
@@ -64,9 +67,6 @@ struct Column {
 /// # Errors
 /// `Kind::Config` without `[bigquery]` or if the file cannot be written; `Kind::Lake` if there is no lake.
 pub async fn run(config: &Config, out: &Path) -> Result<()> {
-    let bigquery = config.bigquery.as_ref().ok_or_else(|| {
-        Error::config("[bigquery] is missing: project and location are needed (or HUELLA_BIGQUERY_PROJECT and HUELLA_BIGQUERY_LOCATION)")
-    })?;
     let store = crate::store::open(&config.lake.url).await?;
     let path = out.join(FILE);
     let failed = |doing: &str, e: std::io::Error| Error::config(format!("{doing} {}", path.display())).with_source(e);
@@ -85,7 +85,7 @@ pub async fn run(config: &Config, out: &Path) -> Result<()> {
             .with_source(e)
         })?),
     };
-    let document = document(bigquery, store.as_ref(), before.as_ref()).await?;
+    let document = document(config, store.as_ref(), before.as_ref()).await?;
     let mut body = serde_json::to_vec_pretty(&document).map_err(|e| Error::bug("writing JSON").with_source(e))?;
     body.push(b'\n');
     if there.as_ref() == Some(&body) {
@@ -102,11 +102,11 @@ pub async fn run(config: &Config, out: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `Kind::Lake` if there is no lake.
-pub async fn publish(bigquery: &BigQuery, store: &dyn Store) -> Result<Vec<String>> {
+pub async fn publish(config: &Config, store: &dyn Store) -> Result<Vec<String>> {
     let there = commit::persist("read the lake's table list", || store.get(LAKE_PATH)).await?;
     // One that cannot be read is written anew: it only serves to tell what changed.
     let before: Option<Document> = there.as_ref().and_then(|object| serde_json::from_slice(&object.body).ok());
-    let now = document(bigquery, store, before.as_ref()).await?;
+    let now = document(config, store, before.as_ref()).await?;
     if before.as_ref() == Some(&now) {
         return Ok(Vec::new());
     }
@@ -126,7 +126,10 @@ fn replace(path: &Path, body: &[u8]) -> std::io::Result<()> {
     renamed
 }
 
-async fn document(bigquery: &BigQuery, store: &dyn Store, before: Option<&Document>) -> Result<Document> {
+async fn document(config: &Config, store: &dyn Store, before: Option<&Document>) -> Result<Document> {
+    let bigquery = config.bigquery.as_ref().ok_or_else(|| {
+        Error::config("[bigquery] is missing: project and location are needed (or HUELLA_BIGQUERY_PROJECT and HUELLA_BIGQUERY_LOCATION)")
+    })?;
     let watermark = crate::files::begun(store).await?;
     let current: Vec<(&TableName, u32, Mode)> =
         watermark.tables.iter().filter_map(|(name, mark)| Some((name, mark.version?, mark.mode))).collect();
@@ -155,6 +158,7 @@ async fn document(bigquery: &BigQuery, store: &dyn Store, before: Option<&Docume
         raw_dataset: bigquery.raw_dataset.clone(),
         silver_dataset: bigquery.silver_dataset.clone(),
         lake: store.uri("").trim_end_matches('/').to_owned(),
+        max_age_seconds: config.dataform.as_ref().map(|dataform| dataform.max_age.as_secs()),
         tables,
     })
 }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 const PATH: &str = "state/dataform.json";
 
+/// State of a run that the service refused to start: there is no invocation to look for.
+pub(super) const REFUSED: &str = "REFUSED";
+
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Run {
@@ -27,7 +30,7 @@ pub(super) struct Run {
     /// Invocation's resource name.
     #[serde(default)]
     pub(super) invocation: Option<String>,
-    /// `RUNNING`, or how it ended.
+    /// `RUNNING`, or how it ended; [`REFUSED`]: the service did not start it.
     pub(super) state: String,
     /// When the record was written, RFC 3339, UTC.
     pub(super) time: String,
