@@ -15,9 +15,10 @@ function script(spec, at, cut) {
   const inside = `(${above("`_commit_lsn`", "`_seq`", "huella_lo", "huella_lo_seq")} OR (huella_rebuild AND \`_commit_lsn\` = huella_snap AND \`_seq\` <= 0))
     AND (\`_commit_lsn\` < huella_hi OR (\`_commit_lsn\` = huella_hi AND \`_seq\` <= 0))`;
   const names = spec.columns.map(column => quoted(column.name)).concat(OWN, ["`_exceptions`"]);
+  const rows = `SELECT ${names.join(", ")} FROM ${ev}`;
   return `${target.opening(spec, at, cut, "")}
 IF huella_due THEN
-${target.reshape(spec, at)}
+${target.extend(spec, at)}
 
   -- Other rules, or a target that knows nothing: everything since the snapshot. A new snapshot alone: what is new, and the snapshot.
   SET huella_lo = IF(huella_afresh OR (huella_rebuild AND huella_snap = huella_merged_snap), huella_snap, huella_merged);
@@ -32,10 +33,14 @@ ${target.reshape(spec, at)}
     FROM ${at.raw}
     WHERE dt >= huella_from_dt AND ${inside});
 
+${target.replace(spec, at, rows)}
+
   BEGIN TRANSACTION;
 ${target.unmoved(spec, at)}
-  DELETE FROM ${at.target} WHERE ${inside};
-  INSERT INTO ${at.target} (${names.join(", ")}) SELECT ${names.join(", ")} FROM ${ev};
+  IF NOT huella_afresh THEN
+    DELETE FROM ${at.target} WHERE ${inside};
+    INSERT INTO ${at.target} (${names.join(", ")}) ${rows};
+  END IF;
 ${target.merged(spec, at, cut)}
   COMMIT TRANSACTION;
 END IF;

@@ -18,9 +18,12 @@ function refuse(message) {
   throw new Error(`huella: ${message}`);
 }
 
+// Two days, unless [dataform] max_age says otherwise.
+const MAX_AGE_SECONDS = 172800;
+
 // `documents` is a parameter so that the tests can pass other tables and rules through the same code.
 function describe(documents) {
-  const { format, project, location, raw_dataset, silver_dataset, lake, tables } = documents.generated;
+  const { format, project, location, raw_dataset, silver_dataset, lake, max_age_seconds, tables } = documents.generated;
   if (format !== 1) refuse(`includes/huella_tables.json has format ${format}, this project reads format 1: use the huella and the Dataform project of one release`);
   const specs = tables.map(table => join(table, documents.rules[table.source] || {}));
   const names = new Set(specs.map(spec => spec.name.toLowerCase()));
@@ -34,7 +37,7 @@ function describe(documents) {
       if (other.key.length !== 1) refuse(`cleaning.js: ${spec.source}.${column.name} refers to ${other.source}, whose key is not one column`);
     }
   }
-  return { project, location, raw: raw_dataset, silver: silver_dataset, lake, tables: specs };
+  return { project, location, raw: raw_dataset, silver: silver_dataset, lake, maxAge: max_age_seconds, tables: specs };
 }
 
 function join(table, rule) {
@@ -96,6 +99,13 @@ function date(value, what) {
   return refuse(`huella_cut: ${what} is ${JSON.stringify(value)}, not a date`);
 }
 
+// When the cut's last commit was: without it, the beginning of its day, so that a cut never looks younger than it is.
+function cutTime(cut) {
+  if (cut.time === undefined) return `${date(cut.dt, "dt") || refuse("huella_cut has no dt")} 00:00:00+00`;
+  const parts = /^(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?)Z$/.exec(cut.time);
+  return parts ? `${parts[1]} ${parts[2]}+00` : refuse(`huella_cut: time is ${JSON.stringify(cut.time)}, not a time in UTC`);
+}
+
 // The cut of one table, or null when there is none to merge (no `huella_cut`, or a table that the cut does not have yet).
 function cutOf(cut, spec) {
   const own = cut && cut.tables && cut.tables[spec.source];
@@ -107,6 +117,7 @@ function cutOf(cut, spec) {
     version: own.version,
     commit: cut.commit || "",
     dt: date(cut.dt, "dt") || refuse("huella_cut has no dt"),
+    time: cutTime(cut),
     snapshot: snapshot === null ? "-1" : snapshot,
     snapshotDt: date(own.snapshot_dt, `${spec.source}'s snapshot_dt`),
     fromDt: Object.entries(own.from_dt || {}).filter(([, day]) => day !== null)
@@ -129,6 +140,26 @@ function parseCut(text) {
 
 const model = describe({ generated, rules });
 
+// What the compilation was given. Read when it is asked for, because the tests load this file without Dataform.
+const variables = () => (dataform.projectConfig.vars || {});
+const currentCut = () => parseCut(variables().huella_cut);
+
+// Dataform's own schedule compiles without the variable: the file says the same, as of when it was generated.
+function maxAgeSeconds() {
+  const seconds = Number(variables().huella_max_age_seconds || model.maxAge || MAX_AGE_SECONDS);
+  return Number.isSafeInteger(seconds) && seconds > 0 ? seconds : refuse("huella_max_age_seconds is not a whole number of seconds");
+}
+
+// Whether somebody works on the code: Dataform's workspaces have a suffix or a prefix, so that they leave production's tables alone.
+const workspace = () => !!(dataform.projectConfig.schemaSuffix || dataform.projectConfig.tablePrefix || dataform.projectConfig.databaseSuffix);
+
+// A job in another location than its datasets finds none of them, and says so in a way that nobody understands.
+function checkLocation(found) {
+  if (found && model.location && found.toLowerCase() !== model.location.toLowerCase()) {
+    refuse(`the project is compiled for location ${found}, and includes/huella_tables.json says ${model.location}: set defaultLocation in workflow_settings.yaml (or in the release configuration) to ${model.location}`);
+  }
+}
+
 function find(name) {
   return model.tables.find(spec => spec.name === name) || refuse(`gold reads ${name}, which includes/huella_tables.json does not have`);
 }
@@ -139,4 +170,4 @@ function live(ref, name) {
   return find(name).soft ? `(SELECT * FROM ${rows} WHERE NOT \`_deleted\`)` : rows;
 }
 
-module.exports = { ...model, STATE, describe, cutOf, parseCut, live, find };
+module.exports = { ...model, STATE, describe, cutOf, cutTime, parseCut, currentCut, maxAgeSeconds, workspace, checkLocation, live, find };

@@ -157,6 +157,12 @@ function merge(spec, at) {
       INSERT (${columns.join(", ")}${spec.soft ? ", `_deleted`" : ""}) VALUES (${columns.map(column => `_s.${column}`).join(", ")}${spec.soft ? ", FALSE" : ""});`;
 }
 
+// All of a target that holds nothing else: what the merge would insert into an empty one.
+function complete(spec) {
+  const columns = spec.columns.map(column => column.name).concat(spec.flags.map(flag => flag.name), ["_commit_lsn", "_seq", "_commit_ts", "_exceptions"]).map(quoted);
+  return `SELECT ${columns.join(", ")}${spec.soft ? ", FALSE AS `_deleted`" : ""} FROM ${scratch(spec, "s")} WHERE \`_op\` != 'DELETE'`;
+}
+
 // What a TRUNCATE or a snapshot left behind.
 function sweep(spec, at) {
   const beneath = below("`_commit_lsn`", "`_seq`", "huella_f_lsn", "huella_f_seq");
@@ -171,7 +177,7 @@ function script(spec, at, cut) {
   return `${target.opening(spec, at, cut, `DECLARE huella_facts STRING;
 DECLARE huella_f_lsn, huella_f_seq INT64;${ranged ? `\nDECLARE huella_k_min, huella_k_max ${spec.keyColumns[0].silver};` : ""}`)}
 IF huella_due THEN
-${target.reshape(spec, at)}
+${target.extend(spec, at)}
 
   -- A snapshot that was not merged yet begins the window, whether it lies above the last merge or behind it.
   SET huella_lo = IF(huella_rebuild, huella_snap, huella_merged);
@@ -182,7 +188,7 @@ ${window(spec, at)}
 
 ${survey(spec)}
 
-  IF CAST(JSON_VALUE(huella_facts, '$.events') AS INT64) > 0 THEN
+  IF huella_afresh OR CAST(JSON_VALUE(huella_facts, '$.events') AS INT64) > 0 THEN
 ${base(spec, at)}
 
 ${lives(spec)}
@@ -190,12 +196,14 @@ ${lives(spec)}
 ${states(spec)}
   END IF;
 
+${target.replace(spec, at, complete(spec))}
+
   BEGIN TRANSACTION;
 ${target.unmoved(spec, at)}
-  IF CAST(JSON_VALUE(huella_facts, '$.events') AS INT64) > 0 THEN
+  IF NOT huella_afresh AND CAST(JSON_VALUE(huella_facts, '$.events') AS INT64) > 0 THEN
 ${merge(spec, at)}
   END IF;
-  IF huella_f_lsn IS NOT NULL THEN
+  IF NOT huella_afresh AND huella_f_lsn IS NOT NULL THEN
 ${sweep(spec, at)}
   END IF;
 ${target.merged(spec, at, cut)}

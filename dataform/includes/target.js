@@ -1,5 +1,5 @@
 // What every silver script shares: its tables, what was merged last, whether this cut is due, and the row that says it was merged.
-const { quoted, literal, fingerprint } = require("./sql.js");
+const { quoted, literal, sibling, fingerprint } = require("./sql.js");
 
 // Raise it when the generator writes a target differently (other types, other own columns): every target is then made anew.
 const FORMAT = 1;
@@ -29,10 +29,13 @@ function storage(spec) {
 
 const createTarget = (spec, at) => `CREATE TABLE IF NOT EXISTS ${at.target} (${columnList(spec)}) ${storage(spec)};`;
 
+// Made beside the target, where a replacement in one step is not possible.
+const NEXT = "__huella_next";
+
 const extendTarget = (spec, at) => `ALTER TABLE ${at.target} ${dataColumns(spec).map(column => `ADD COLUMN IF NOT EXISTS ${column}`).join(", ")};`;
 
 // Append-only: a transaction that updated a row here would conflict with the merges of all other tables.
-const createState = at => `CREATE TABLE IF NOT EXISTS ${at.state} (table_name STRING, version INT64, merged_lsn INT64, snapshot_lsn INT64, cut_dt DATE, cut_commit STRING, layout STRING, rules STRING, target_created TIMESTAMP, merged_at TIMESTAMP) CLUSTER BY table_name;`;
+const createState = at => `CREATE TABLE IF NOT EXISTS ${at.state} (table_name STRING, version INT64, merged_lsn INT64, snapshot_lsn INT64, cut_dt DATE, cut_time TIMESTAMP, cut_commit STRING, layout STRING, storage STRING, rules STRING, target_created TIMESTAMP, merged_at TIMESTAMP) CLUSTER BY table_name;`;
 
 // Two fingerprints. Another layout cannot be reached by ALTER TABLE: the target is made anew. Other rules or columns apply to
 // rows merged long ago as well: the target is filled anew, in place.
@@ -48,6 +51,8 @@ function fingerprints(spec, lake) {
 
 const created = at => `(SELECT UNIX_MICROS(creation_time) FROM ${at.information} WHERE table_name = ${literal(at.name)})`;
 
+const next = at => sibling(at.target, at.name + NEXT);
+
 const recorded = (field, type) => `CAST(JSON_VALUE(huella_last, '$.${field}') AS ${type})`;
 
 // Everything before the window is read. One read of the state, into one JSON text: a SET for each field would be billed for each.
@@ -55,19 +60,26 @@ function opening(spec, at, cut, declarations) {
   const { layout, rules } = fingerprints(spec, at.lake);
   return `DECLARE huella_hi INT64 DEFAULT ${cut.hi};
 DECLARE huella_snap INT64 DEFAULT ${cut.snapshot};
-DECLARE huella_last STRING;
+DECLARE huella_last, huella_there STRING;
 DECLARE huella_merged, huella_merged_snap, huella_merged_version, huella_target_created, huella_lo, huella_lo_seq INT64;
 DECLARE huella_due, huella_afresh, huella_rebuild BOOL;
 DECLARE huella_from_dt DATE;
 ${declarations}
 ${createState(at)}
 
-SET huella_last = (SELECT TO_JSON_STRING(STRUCT(version, merged_lsn, snapshot_lsn, cut_dt, layout, rules, UNIX_MICROS(target_created) AS target_created, UNIX_MICROS(merged_at) AS merged_at))
+SET huella_last = (SELECT TO_JSON_STRING(STRUCT(version, merged_lsn, snapshot_lsn, cut_dt, layout, storage, rules, UNIX_MICROS(target_created) AS target_created, UNIX_MICROS(merged_at) AS merged_at))
   FROM ${at.state} WHERE table_name = ${literal(spec.source)} ORDER BY merged_at DESC LIMIT 1);
 SET huella_merged = ${recorded("merged_lsn", "INT64")};
 SET huella_merged_snap = ${recorded("snapshot_lsn", "INT64")};
 SET huella_merged_version = ${recorded("version", "INT64")};
-SET huella_target_created = ${created(at)};
+SET huella_there = (SELECT TO_JSON_STRING(STRUCT(MAX(IF(table_name = ${literal(at.name)}, UNIX_MICROS(creation_time), NULL)) AS target, MAX(IF(table_name = ${literal(at.name + NEXT)}, 1, 0)) AS next))
+  FROM ${at.information} WHERE table_name IN (${literal(at.name)}, ${literal(at.name + NEXT)}));
+SET huella_target_created = CAST(JSON_VALUE(huella_there, '$.target') AS INT64);
+-- A run that ended between dropping the target and renaming the one beside it: readers get theirs back before anything else is tried.
+IF huella_target_created IS NULL AND CAST(JSON_VALUE(huella_there, '$.next') AS INT64) = 1 THEN
+  ALTER TABLE ${next(at)} RENAME TO ${quoted(at.name)};
+  SET huella_target_created = ${created(at)};
+END IF;
 
 -- A target that is not the one that was merged into (none yet, dropped, restored, copied) knows nothing.
 SET huella_afresh = huella_last IS NULL OR huella_merged_version != ${cut.version} OR ${recorded("layout", "STRING")} != ${literal(layout)}
@@ -79,15 +91,27 @@ SET huella_due = huella_last IS NULL OR ${cut.version} > huella_merged_version
 `;
 }
 
-// A target of another layout or version is dropped, because BigQuery replaces no table by one that is partitioned differently.
-// Until the transaction below it is empty: rare, and gold waits.
-function reshape(spec, at) {
-  return `  IF huella_afresh THEN
-    DROP TABLE IF EXISTS ${at.target};
-    ${createTarget(spec, at)}
-    SET huella_target_created = ${created(at)};
-  ELSEIF huella_rebuild THEN
+// Columns that the target lacks; one that is made anew needs none.
+const extend = (spec, at) => `  IF huella_rebuild AND NOT huella_afresh THEN
     ${extendTarget(spec, at)}
+  END IF;`;
+
+// A target that is made anew, from `rows`, complete: readers have the old one until the last moment, whatever fails before. One statement replaces
+// it; but BigQuery replaces no table by one that is partitioned or clustered differently, nor do we know how one that is not ours is: then the
+// new one is made beside it, and takes its name after the old one is dropped, at once.
+function replace(spec, at, rows) {
+  const as = `(${columnList(spec)}) ${storage(spec)} AS\n    ${rows}`;
+  return `  IF huella_afresh THEN
+${unmoved(spec, at)}
+    IF huella_target_created IS NULL OR (${recorded("target_created", "INT64")} = huella_target_created AND ${recorded("storage", "STRING")} = ${literal(storage(spec))}) THEN
+      CREATE OR REPLACE TABLE ${at.target} ${as};
+    ELSE
+      DROP TABLE IF EXISTS ${next(at)};
+      CREATE TABLE ${next(at)} ${as};
+      DROP TABLE ${at.target};
+      ALTER TABLE ${next(at)} RENAME TO ${quoted(at.name)};
+    END IF;
+    SET huella_target_created = ${created(at)};
   END IF;`;
 }
 
@@ -109,8 +133,8 @@ const unmoved = (spec, at) => `  SELECT IF(COALESCE(MAX(UNIX_MICROS(merged_at)),
 
 function merged(spec, at, cut) {
   const { layout, rules } = fingerprints(spec, at.lake);
-  return `  INSERT INTO ${at.state} (table_name, version, merged_lsn, snapshot_lsn, cut_dt, cut_commit, layout, rules, target_created, merged_at)
-  VALUES (${literal(spec.source)}, ${cut.version}, huella_hi, huella_snap, DATE '${cut.dt}', ${literal(cut.commit)}, ${literal(layout)}, ${literal(rules)}, TIMESTAMP_MICROS(huella_target_created), CURRENT_TIMESTAMP());`;
+  return `  INSERT INTO ${at.state} (table_name, version, merged_lsn, snapshot_lsn, cut_dt, cut_time, cut_commit, layout, storage, rules, target_created, merged_at)
+  VALUES (${literal(spec.source)}, ${cut.version}, huella_hi, huella_snap, DATE '${cut.dt}', TIMESTAMP ${literal(cut.time)}, ${literal(cut.commit)}, ${literal(layout)}, ${literal(storage(spec))}, ${literal(rules)}, TIMESTAMP_MICROS(huella_target_created), CURRENT_TIMESTAMP());`;
 }
 
 // Without a cut: whoever compiles by hand gets the tables that gold refers to, and nothing moves.
@@ -118,4 +142,4 @@ const prepare = (spec, at) => `${createState(at)}
 ${createTarget(spec, at)}
 ${extendTarget(spec, at)}`;
 
-module.exports = { opening, reshape, firstDt, unmoved, merged, prepare };
+module.exports = { createState, opening, extend, replace, firstDt, unmoved, merged, prepare };

@@ -20,4 +20,21 @@ function silverColumns(spec) {
     .concat(own.map(name => ({ path: [name], description: OWN[name] })));
 }
 
-module.exports = { silverColumns };
+const STATE = {
+  table_name: "Table of the source.",
+  version: "Version of it that was merged.",
+  merged_lsn: "Position up to which it was merged: the cut's end.",
+  snapshot_lsn: "Consistent point of the copy that the rows rest on; -1 without one.",
+  cut_dt: "UTC date of the cut.",
+  cut_time: "Time of the last commit in the cut.",
+  cut_commit: "The commit of the lake whose files the cut names.",
+  layout: "Fingerprint of how the target is made.",
+  storage: "How the target is partitioned and clustered.",
+  rules: "Fingerprint of columns, rules and flags.",
+  target_created: "Creation time of the target that was merged into.",
+  merged_at: "When the merge ended.",
+};
+
+const stateColumns = () => Object.entries(STATE).map(([name, description]) => ({ path: [name], description }));
+
+module.exports = { silverColumns, stateColumns };

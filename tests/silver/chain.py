@@ -115,14 +115,73 @@ class Chain:
         return f"{rows} rows"
 
     def again(self):
-        """The same cut again, and a run without a cut, change nothing"""
+        """The same cut again, and a run without a cut, change nothing; the one without fails, saying so"""
         before = everything(self.stack)
         run(self.project, self.stack, "silver")
         require(everything(self.stack) == before, "the same cut again changed silver")
         self.project.set_cut(None)
-        run(self.project, self.stack, "silver")
+        self.stale("silver", words=["compiled without the variable huella_cut"])
         self.project.set_cut(self.cut)
         require(everything(self.stack) == before, "a run without a cut changed silver")
+
+    def stale(self, *tags, words):
+        """A run that fails by its freshness alone, for the reasons given."""
+        actions, text, code = self.project.run(self.stack, "--tags", *tags)
+        failed = sorted(name for name, verdict in actions.items() if verdict != "passed")
+        require(code != 0 and failed == ["silver_assertions.strict_frescura"], f"the run ended with {code}; not passed: {failed}\n{text[-1500:]}")
+        missing = [word for word in words if word not in text]
+        require(not missing, f"the failure does not say {missing}: {text[-1500:]}")
+        return actions
+
+    def frescura(self):
+        """{table: state} of gold.frescura, and how many findings of that kind gold.hallazgos has for each"""
+        states = dict(self.stack.query("SELECT tabla, estado FROM `p.gold.frescura`"))
+        findings = {table: int(count) for table, count in self.stack.query("SELECT tabla, hallazgos FROM `p.gold.hallazgos` WHERE revision = 'frescura'")}
+        require(findings == {table: int(state != "al día") for table, state in states.items()}, f"{findings} does not say what {states} says")
+        return states
+
+    def freshness(self):
+        """An old cut, and a table or a column that the project does not know, fail the run with the reason, show in gold, and leave gold running"""
+        require(set(self.frescura().values()) == {"al día"} and len(self.frescura()) == len(foundation.TABLES), f"{self.frescura()}")
+        old = {**self.source.generated(), "max_age_seconds": 60}
+        cut = {**self.cut, "time": "2001-01-01T00:00:00.000000Z", "tables": {**self.cut["tables"]}}
+        cut["tables"]["public.nueva"] = cut["tables"]["public.casos"]
+        cut["tables"]["public.gastos"] = {**cut["tables"]["public.gastos"], "columns": "other"}
+        del cut["tables"]["public.proveedores"]
+        self.project.set_tables(old)
+        self.project.set_cut(cut)
+        actions = self.stale(
+            "silver",
+            "gold",
+            words=[
+                "silver stands at the cut of 2001-01-01 00:00:00",
+                "huella status",
+                "public.nueva is in the published cut, and includes/huella_tables.json does not have it",
+                "public.gastos has other columns",
+                "public.proveedores is not in the published cut",
+                "huella dataform generate --out includes",
+            ],
+        )
+        require(actions["gold.facts_gastos"] == "passed", "gold stopped")
+        states = self.frescura()
+        wanted = {"public.nueva": "desconocida", "gastos": "otras columnas", "proveedores": "no publicada", "casos": "atrasada", "hogar_de_paso": "atrasada"}
+        require({table: states.get(table) for table in wanted} == wanted, f"{states}")
+        # Dataform's own schedule, compiled without the cut, on the limit that huella_tables.json has.
+        self.project.set_cut(None)
+        self.stale("silver", words=["compiled without the variable huella_cut", "silver stands at the cut of 2006-1"])
+        self.project.set_tables(self.source.generated())
+        self.project.set_cut(self.cut)
+
+    def places(self):
+        """A workspace's run without a cut is not checked for freshness; a location other than the tables' is refused at compilation"""
+        workspace = Project(self.stack.scratch / "workspace", self.source.generated())
+        workspace.change_settings("datasetSuffix: dev\n")
+        graph, faults = workspace.compile()
+        checks = [action["target"]["name"] for action in graph["operations"] if action["target"]["name"] == "strict_frescura"]
+        require(not faults and not checks, f"a workspace's run would fail, or does not compile: {faults}")
+        elsewhere = Project(self.stack.scratch / "elsewhere", {**self.source.generated(), "location": "EU"})
+        _, faults = elsewhere.compile()
+        require(any("set defaultLocation in workflow_settings.yaml" in fault for fault in faults), f"{faults}")
 
     def reads(self):
         """(files, bytes) that the merge of the cut would read of donaciones, by what its dt filter leaves; and of all its files."""
@@ -228,4 +287,4 @@ class Chain:
         return f"{len(wanted)} checks"
 
 
-CLAIMS = ["compiles", "first_run", "gold", "later_runs", "again", "scan", "manifests", "faults"]
+CLAIMS = ["compiles", "places", "first_run", "gold", "later_runs", "again", "freshness", "scan", "manifests", "faults"]

@@ -302,13 +302,16 @@ class Foundation:
                 table.write(self.pending[name])
                 self.pending[name] = []
             table.publish()
-        cut = {"through": self.through, "commit": f"commits/{self.through}", "dt": str(self.clock.date()), "tables": {}}
+        # Long ago, whatever day this machine thinks it is: only the limit decides whether it is old.
+        time = (self.clock.astimezone(datetime.timezone.utc) - datetime.timedelta(days=20 * 365)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        cut = {"through": self.through, "commit": f"commits/{self.through}", "dt": str(self.clock.date()), "time": time, "tables": {}}
         for name, table in self.tables.items():
             position, day = self.snapshots[name]
             cut["tables"][table.source] = {
                 "version": 1,
                 "snapshot": position,
                 "snapshot_dt": day,
+                "columns": table.fingerprint(),
                 "from_dt": {str(through): after for through, after in self.former},
             }
         # What `publish` names for a former cut: the first dt with rows above it. Here a day begins after each cut, or on its day.

@@ -13,6 +13,13 @@ function chosen({ name, soft }, source) {
   return { [source]: { ...rules[name], soft_delete: soft } };
 }
 
+// What fails the run, if anything does.
+function freshness(model, cut) {
+  const found = load("freshness.js").problems(model, cut, false);
+  const at = cut ? `TIMESTAMP '${load("huella.js").cutTime(cut)}'` : "(SELECT CAST(NULL AS TIMESTAMP))";
+  return load("freshness.js").strict(found, at, model.maxAge || 172800);
+}
+
 readline.createInterface({ input: process.stdin }).on("line", line => {
   let answer;
   try {
@@ -26,6 +33,7 @@ readline.createInterface({ input: process.stdin }).on("line", line => {
       raw: load("raw.js").externalTable(spec, raw),
       script: load("silver.js").script(model, spec, huella.cutOf(cut, spec), target, raw),
       target,
+      frescura: freshness(model, cut),
     };
   } catch (error) {
     answer = { error: error.message };

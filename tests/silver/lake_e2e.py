@@ -326,7 +326,9 @@ def given_lake(binary, lake, tables, dsn):
         published = stack.scratch / "lake/published"
         published.mkdir(parents=True)
         shutil.copy(pathlib.Path(lake) / "published/cut.json", published)
-        huella = Huella(binary, stack.scratch / "home", stack.scratch / "lake", "postgresql://nobody@127.0.0.1:1/none")
+        # How old it is is not the question here.
+        patient = '[dataform]\nmax_age = "36500days"\n'
+        huella = Huella(binary, stack.scratch / "home", stack.scratch / "lake", "postgresql://nobody@127.0.0.1:1/none", patient)
 
         def merged():
             silver = Silver(stack, tables)

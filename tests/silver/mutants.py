@@ -76,7 +76,7 @@ MUTANTS = [
     (
         "nothing is swept below a floor",
         "merge.js",
-        "IF huella_f_lsn IS NOT NULL THEN\n${sweep",
+        "IF NOT huella_afresh AND huella_f_lsn IS NOT NULL THEN\n${sweep",
         "IF FALSE THEN\n${sweep",
         "a TRUNCATE that leaves nothing",
     ),
@@ -130,6 +130,31 @@ MUTANTS = [
         "EXCEPTIONAL.includes(column.silver) ? `IF(",
         "false ? `IF(",
         "rules act on raw cells, once; they fill in neither left-out nor exceptional cells",
+    ),
+]
+
+# (what is wrong, file, text, its replacement, a claim of shapes.py or refusals.py that notices)
+CLAIM_MUTANTS = [
+    ("an old cut passes", "freshness.js", "SECOND) > ${limitSeconds})`", "SECOND) > 1000000000000)`", "stale_is_red"),
+    ("a run without a cut passes", "freshness.js", "return workspace ? []", "return true ? []", "stale_is_red"),
+    ("an unknown table passes", "freshness.js", "if (!spec) add(", "if (!spec) 0 && add(", "stale_is_red"),
+    ("other columns pass", "freshness.js", "own.columns !== spec.columns_fingerprint", "false", "stale_is_red"),
+    ("a table that stands still passes", "freshness.js", "filter(spec => !published[spec.source])", "filter(spec => false)", "stale_is_red"),
+    (
+        "a new version is dropped before it is replaced",
+        "target.js",
+        "      CREATE OR REPLACE TABLE ${at.target} ${as};",
+        "      DROP TABLE ${at.target}; CREATE OR REPLACE TABLE ${at.target} ${as};",
+        "built_beside",
+    ),
+    ("a rival's table is replaced", "target.js", "IF huella_afresh THEN\n${unmoved(spec, at)}", "IF huella_afresh THEN", "built_beside"),
+    ("another layout replaces the table", "target.js", 'AND ${recorded("storage", "STRING")} = ${literal(storage(spec))}', "", "built_beside"),
+    (
+        "half a replacement is left as it is",
+        "target.js",
+        "CAST(JSON_VALUE(huella_there, '$.next') AS INT64) = 1 THEN",
+        "FALSE THEN",
+        "built_beside",
     ),
 ]
 

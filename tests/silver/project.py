@@ -41,6 +41,11 @@ class Project:
         variables = f"vars:\n  huella_cut: {json.dumps(text)}\n" if text is not None else ""
         (self.folder / "workflow_settings.yaml").write_text(self.settings + variables)
 
+    def change_settings(self, text):
+        """More of workflow_settings.yaml."""
+        self.settings += text
+        (self.folder / "workflow_settings.yaml").write_text(self.settings)
+
     def compile(self):
         """(graph, errors and warnings)"""
         done = self.command("compile", str(self.folder), "--json")

@@ -1,5 +1,7 @@
 """What does not fit together is refused at compilation, or by an action that says what to do, and never merged."""
 
+import datetime
+
 from bigquery import QueryFailed
 from generator import GeneratorRefused
 from lake import Lake, LakeTable
@@ -58,4 +60,37 @@ def stale_tables_file(stack, generator):
     raise AssertionError("a version that nobody described was merged")
 
 
-CLAIMS = [wrong_inputs, stale_tables_file]
+def stale_is_red(stack, generator):
+    """No cut, an old one, and tables, versions or columns that the project does not know fail the run, each with its reason; a young cut of what it knows does not"""
+    lake = Lake(stack.scratch / "fresh")
+    table, other = LakeTable(lake, "fresh", {"id": "INT64"}, ["id"]), LakeTable(lake, "other", {"id": "INT64", "a": "STRING"}, ["id"])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    time = lambda **ago: (now - datetime.timedelta(**ago)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    entry = lambda of, **more: {"version": 1, "snapshot": 5, "snapshot_dt": "2026-01-02", "columns": of.fingerprint(), **more}
+    young = {"through": 10, "commit": "c", "dt": "2026-01-02", "time": time(minutes=5), "tables": {table.source: entry(table)}}
+
+    def says(cut, words, tables=(table,)):
+        generated = {**lake.generated(tables), "max_age_seconds": 3600}
+        try:
+            stack.query(generator(generated, table.source, cut)["frescura"])
+            said = "fresh"
+        except QueryFailed as failure:
+            said = str(failure)
+        if words not in said:
+            raise AssertionError(f"it says: {said}, not: {words}")
+
+    says(young, "fresh")
+    says({**young, "tables": {table.source: {name: value for name, value in entry(table).items() if name != "columns"}}}, "fresh")
+    says(None, "compiled without the variable huella_cut")
+    says(None, "silver stands at no cut")
+    says({**young, "time": time(minutes=61)}, "the limit is 1 h")
+    # A cut that does not say its time is as old as its day.
+    says({name: value for name, value in young.items() if name != "time"}, "2026-01-02 00:00:00")
+    says({**young, "tables": {**young["tables"], other.source: entry(other)}}, "public.other is in the published cut, and includes/huella_tables.json does not have it")
+    says({**young, "tables": {table.source: entry(table, columns=other.fingerprint())}}, "has other columns in the published cut")
+    says({**young, "tables": {table.source: entry(table, version=2)}}, "has version 2 in the published cut")
+    says(young, "public.other is not in the published cut", tables=(table, other))
+    refuses(generator, lake.generated([table]), table.source, {**young, "time": "soon"}, "not a time in UTC")
+
+
+CLAIMS = [wrong_inputs, stale_tables_file, stale_is_red]

@@ -3,6 +3,7 @@
 import datetime
 import json
 
+from bigquery import QueryFailed
 from lake import Lake, LakeTable
 from windows import row
 
@@ -25,7 +26,12 @@ class Shape:
         self.table = LakeTable(self.lake, name, columns, key)
         self.state = f"`{stack.project}.silver.huella_merges`"
 
-    def merge(self, rows, through, snapshot, dt="2026-01-02"):
+    def become(self, version, columns, key):
+        """Another version of the table: what is merged from now on is of it."""
+        self.table = LakeTable(self.lake, self.table.name, columns, key, version=version)
+
+    def merge(self, rows, through, snapshot, dt="2026-01-02", damage=None):
+        """`damage`: what happens to the script, or to what it reads, between the raw table's making and the merge."""
         if rows:
             self.table.write(rows)
         self.table.publish()
@@ -33,11 +39,11 @@ class Shape:
             "through": through,
             "commit": "c",
             "dt": dt,
-            "tables": {self.table.source: {"version": 1, "snapshot": snapshot, "snapshot_dt": "2026-01-02"}},
+            "tables": {self.table.source: {"version": self.table.version, "snapshot": snapshot, "snapshot_dt": "2026-01-02"}},
         }
         wanted = self.generate(self.lake.generated([self.table]), self.table.source, cut, rules=self.rules)
         self.query(wanted["raw"])
-        self.query(wanted["script"])
+        self.query(damage(wanted["script"]) if damage else wanted["script"])
         return wanted["target"]
 
     def rewind(self, merged):
@@ -143,4 +149,63 @@ def keys_in_exceptions(stack, generator):
     expect(read(), [("-infinity", 4)], "a delete")
 
 
-CLAIMS = [table_without_key, converted_types, keys_in_exceptions]
+def built_beside(stack, generator):
+    """A table that begins another version or layout keeps its rows until the new ones are complete, whatever fails; and takes their place in one step, or by a drop and a rename that a later run completes"""
+    fails = lambda what, text: text.replace(what, f"SELECT ERROR('on purpose');\n{what}", 1)
+
+    # The last place in the script, not the first.
+    later = lambda what, text: text[: text.rindex(what)] + "SELECT ERROR('on purpose');\n" + text[text.rindex(what) :]
+
+    def broken(shape, words, *arguments, **more):
+        try:
+            shape.merge(*arguments, **more)
+        except QueryFailed as failure:
+            if words not in str(failure):
+                raise AssertionError(f"it failed, but not as it should: {failure}") from failure
+            return
+        raise AssertionError(f"it should have failed: {words}")
+
+    for key, columns in (["id"], {"id": "INT64", "a": "STRING"}), ([], {"a": "STRING"}):
+        shape = Shape(stack, generator, f"beside_{len(key)}", columns, key)
+        name = shape.table.name
+        one, two = ({column: value[column] for column in columns} for value in ({"id": 1, "a": "old"}, {"id": 2, "a": "new"}))
+        target = shape.merge([cells("TRUNCATE", 10, -1), cells("SNAPSHOT", 10, 0, **one)], 10, 10)
+        read = lambda: [row[0] for row in shape.query(f"SELECT a FROM {target} WHERE a IS NOT NULL ORDER BY a")]
+        beside = f"`{stack.project}.silver.{name}__huella_next`"
+        born = lambda: shape.query(f"SELECT CAST(creation_time AS STRING) FROM `{stack.project}.silver`.INFORMATION_SCHEMA.TABLES WHERE table_name = '{name}'")
+        before = born()
+        shape.become(2, {**columns, "b": "STRING"}, key)
+        copy = [cells("TRUNCATE", 20, -1), cells("SNAPSHOT", 20, 0, **two, b="b")]
+        # While raw is read, and just before the new rows take the old ones' place.
+        broken(shape, "on purpose", copy, 20, 20, damage=lambda text: fails("CREATE OR REPLACE TEMP TABLE ev_", text))
+        expect((read(), born()), (["old"], before), "a new version whose rows could not be read")
+        broken(shape, "on purpose", [], 20, 20, damage=lambda text: fails(f"CREATE OR REPLACE TABLE {target}", text))
+        expect((read(), born()), (["old"], before), "a new version that ended before the old one was replaced")
+        rival = f"INSERT INTO {shape.state} (table_name, version, merged_lsn, merged_at) VALUES ('{shape.table.source}', 1, 10, CURRENT_TIMESTAMP());\n"
+        broken(shape, "merged by another run", [], 20, 20, damage=lambda text: text.replace("CREATE OR REPLACE TEMP TABLE ev_", rival + "CREATE OR REPLACE TEMP TABLE ev_", 1))
+        expect(read(), ["old"], "a new version that a rival stopped")
+        shape.query(f"DELETE FROM {shape.state} WHERE table_name = '{shape.table.source}' AND layout IS NULL")
+        # Partitioned and clustered as before, it is replaced by one statement: neither dropped nor renamed.
+        never = lambda text: fails("DROP TABLE", text)
+        shape.merge([], 20, 20, damage=never)
+        expect(read(), ["new"], "a new version")
+        shape.merge([], 20, 20)
+        expect(read(), ["new"], "the same cut again")
+        if not key:
+            continue
+        # Another key clusters it otherwise: made beside, and the old one stays until then.
+        shape.become(3, {**columns, "b": "STRING"}, ["a"])
+        copy = [cells("TRUNCATE", 30, -1), cells("SNAPSHOT", 30, 0, **{**two, "a": "third"}, b="b")]
+        broken(shape, "on purpose", copy, 30, 30, damage=lambda text: fails(f"DROP TABLE {target}", text))
+        expect(read(), ["new"], "another layout that ended before the old table was dropped")
+        broken(shape, "on purpose", [], 30, 30, damage=lambda text: later(f"ALTER TABLE {beside} RENAME", text))
+        # The next run gives readers their table before it reads anything.
+        broken(shape, "on purpose", [], 30, 30, damage=lambda text: fails("CREATE OR REPLACE TEMP TABLE ev_", text))
+        expect(read(), ["third"], "another layout that ended before its table had its name")
+        shape.merge([], 30, 30)
+        expect(read(), ["third"], "another layout")
+        left = shape.query(f"SELECT table_name FROM `{stack.project}.silver`.INFORMATION_SCHEMA.TABLES WHERE table_name = '{name}__huella_next'")
+        expect(left, [], "what was made beside")
+
+
+CLAIMS = [table_without_key, converted_types, keys_in_exceptions, built_beside]
