@@ -1,5 +1,6 @@
 // What every silver script shares: its tables, what was merged last, whether this cut is due, and the row that says it was merged.
 const { quoted, literal, sibling, fingerprint } = require("./sql.js");
+const words = require("./words.js");
 
 // Raise it when the generator writes a target differently (other types, other own columns): every target is then made anew.
 const FORMAT = 1;
@@ -7,13 +8,27 @@ const FORMAT = 1;
 const OWN = { keyed: ["_commit_lsn INT64", "_seq INT64", "_commit_ts TIMESTAMP", "_exceptions STRING"],
   history: ["_op STRING", "_commit_lsn INT64", "_seq INT64", "_commit_ts TIMESTAMP", "_xid INT64", "_unchanged STRING", "_old_key STRING", "_exceptions STRING"] };
 
-const dataColumns = spec => spec.columns.map(column => `${quoted(column.name)} ${column.silver}`)
-  .concat(spec.keyed ? spec.flags.map(flag => `${quoted(flag.name)} BOOL`) : []);
+// BigQuery's limits, in characters.
+const COLUMN_WORDS = 1024;
+const TABLE_WORDS = 16384;
+
+// Dataform describes what it makes itself, and not what an operation makes: the DDL has to.
+const description = (text, limit) => `OPTIONS (description = ${literal([...text].slice(0, limit).join(""))})`;
+
+const dataColumns = spec => spec.columns.map(column => [column.name, column.silver])
+  .concat(spec.keyed ? spec.flags.map(flag => [flag.name, "BOOL"]) : []);
+
+function described(spec, columns) {
+  const texts = new Map(words.silverColumns(spec).map(column => [column.path[0], column.description]));
+  return columns.map(([name, type]) => `${quoted(name)} ${type} ${description(texts.get(name) || "", COLUMN_WORDS)}`);
+}
 
 function columnList(spec) {
-  const own = (spec.keyed ? OWN.keyed.concat(spec.soft ? ["_deleted BOOL"] : []) : OWN.history).map(column => column.replace(/^\S+/, quoted));
-  return dataColumns(spec).concat(own).join(", ");
+  const own = (spec.keyed ? OWN.keyed.concat(spec.soft ? ["_deleted BOOL"] : []) : OWN.history).map(column => column.split(" "));
+  return described(spec, dataColumns(spec).concat(own)).join(", ");
 }
+
+const tableOptions = spec => description(spec.description, TABLE_WORDS);
 
 function storage(spec) {
   if (!spec.keyed) return "PARTITION BY DATE(`_commit_ts`) CLUSTER BY `_commit_lsn`";
@@ -27,12 +42,12 @@ function storage(spec) {
   return clauses.join(" ");
 }
 
-const createTarget = (spec, at) => `CREATE TABLE IF NOT EXISTS ${at.target} (${columnList(spec)}) ${storage(spec)};`;
+const createTarget = (spec, at) => `CREATE TABLE IF NOT EXISTS ${at.target} (${columnList(spec)}) ${storage(spec)} ${tableOptions(spec)};`;
 
 // Made beside the target, where a replacement in one step is not possible.
 const NEXT = "__huella_next";
 
-const extendTarget = (spec, at) => `ALTER TABLE ${at.target} ${dataColumns(spec).map(column => `ADD COLUMN IF NOT EXISTS ${column}`).join(", ")};`;
+const extendTarget = (spec, at) => `ALTER TABLE ${at.target} ${described(spec, dataColumns(spec)).map(column => `ADD COLUMN IF NOT EXISTS ${column}`).join(", ")};`;
 
 // Append-only: a transaction that updated a row here would conflict with the merges of all other tables.
 const createState = at => `CREATE TABLE IF NOT EXISTS ${at.state} (table_name STRING, version INT64, merged_lsn INT64, snapshot_lsn INT64, cut_dt DATE, cut_time TIMESTAMP, cut_commit STRING, layout STRING, storage STRING, rules STRING, target_created TIMESTAMP, merged_at TIMESTAMP) CLUSTER BY table_name;`;
@@ -100,7 +115,7 @@ const extend = (spec, at) => `  IF huella_rebuild AND NOT huella_afresh THEN
 // it; but BigQuery replaces no table by one that is partitioned or clustered differently, nor do we know how one that is not ours is: then the
 // new one is made beside it, and takes its name after the old one is dropped, at once.
 function replace(spec, at, rows) {
-  const as = `(${columnList(spec)}) ${storage(spec)} AS\n    ${rows}`;
+  const as = `(${columnList(spec)}) ${storage(spec)} ${tableOptions(spec)} AS\n    ${rows}`;
   return `  IF huella_afresh THEN
 ${unmoved(spec, at)}
     IF huella_target_created IS NULL OR (${recorded("target_created", "INT64")} = huella_target_created AND ${recorded("storage", "STRING")} = ${literal(storage(spec))}) THEN

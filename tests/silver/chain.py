@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import os
+import re
 
 import expected
 import foundation
@@ -74,12 +75,21 @@ class Chain:
                         statements += count
                     schema = action["target"]["schema"]
                     described = action.get("actionDescriptor", {})
+                    # Dataform describes only what it makes itself: silver's own statements must say it.
+                    if (kind, schema) == ("operations", "silver") and action["target"]["name"] != "huella_merges":
+                        unsaid = [column["path"][0] for column in described["columns"] if not self.says(action["queries"][0], column)]
+                        require(not unsaid, f"{action['target']['name']}: the DDL does not describe {unsaid}")
                     require(schema == "raw" or described.get("description"), f"{schema}.{action['target']['name']} has no description")
                     require(
                         schema not in ("silver", "gold") or all(column.get("description") for column in described["columns"]),
                         f"{schema}.{action['target']['name']} has a column without description",
                     )
         return f"{statements} statements"
+
+    @staticmethod
+    def says(script, column):
+        [name], text = column["path"], column["description"].replace("\\", "\\\\").replace("'", "\\'")
+        return re.search(rf"`{name}` \w+ OPTIONS \(description = '{re.escape(text)}'\)", script)
 
     def first_run(self):
         """First run: silver is the source, cleaned, cell for cell"""

@@ -1,5 +1,5 @@
-"""What the emulator lacks, added by a proxy in front of it: external tables, which become views, ALTER TABLE with several actions, and RENAME,
-after which the emulator's INFORMATION_SCHEMA would still have the old name.
+"""What the emulator lacks, added by a proxy in front of it: external tables, which become views, ALTER TABLE with several actions, RENAME,
+after which the emulator's INFORMATION_SCHEMA would still have the old name, and descriptions of columns, which are left out.
 
 CREATE EXTERNAL TABLE over a manifest becomes a view over `read_parquet` of the manifest's files. As in BigQuery, what a query reads is
 what the manifest lists at that moment: before each query the proxy looks whether a manifest changed. Columns and types are those of the
@@ -23,6 +23,8 @@ DDL = re.compile(
 )
 OPTION = re.compile(r"(\w+)\s*=\s*(\[[^\]]*\]|'(?:[^'\\]|\\.)*')")
 # DuckDB takes one action in an ALTER, BigQuery takes many in one.
+# The emulator fails at a column's description.
+DESCRIBED = re.compile(r"(`[^`]+`\s+\w+)\s+OPTIONS\s*\(description = '(?:[^'\\]|\\.)*'\)")
 RENAME = re.compile(r"ALTER\s+TABLE\s+`(?P<path>[^`]+\.)(?P<old>[^`.]+)`\s+RENAME\s+TO\s+`(?P<new>[^`.]+)`", re.I)
 ALTER = re.compile(r"ALTER\s+TABLE\s+(?P<name>`[^`]+`)\s+(?P<actions>ADD\s+COLUMN[^;]*);", re.I)
 TEXT = re.compile(r"'((?:[^'\\]|\\.)*)'")
@@ -193,6 +195,7 @@ class Proxy:
                 query["query"] = query["query"][: table.start] + table.view() + query["query"][table.end :]
                 self.tables[table.name] = table
             else:
+                query["query"] = DESCRIBED.sub(r"\1", query["query"])
                 query["query"] = ALTER.sub(
                     lambda match: "".join(
                         f"ALTER TABLE {match['name']} {action}; " for action in re.split(r",\s*(?=ADD\s+COLUMN)", match["actions"])
