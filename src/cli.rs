@@ -211,7 +211,8 @@ pub enum Dataform {
     Generate(Generate),
     /// Compile the repository with the published cut, run it, wait, and report each action
     #[command(after_help = "Example:\n  huella publish && huella dataform run\n\n\
-        A cut that was merged is not merged again; a run that goes on is waited for.")]
+        A cut that was merged is not merged again; a run that goes on is waited for. One that is older than dataform.max_age\n\
+        is merged, and the command fails all the same.")]
     Run,
 }
 

@@ -43,8 +43,8 @@ function keyExpression(table, alias = "") {
   return parts.length === 1 ? parts[0] : `TO_JSON_STRING([${parts.join(", ")}])`;
 }
 
-// Whether plain equality of the key's columns finds every row: only where no key can end in `_exceptions`.
-const plainKey = table => table.keyColumns.every(column => column.silver === "INT64" || column.silver === "BOOL");
+// Whether plain equality of the key's columns finds every row: only where no key can end in `_exceptions`. A uuid is text that is always UTF-8.
+const plainKey = table => table.keyColumns.every(column => column.silver === "INT64" || column.silver === "BOOL" || column.postgres === "uuid");
 
 // Positions are compared as pairs (commit LSN, seq).
 const above = (lsn, seq, thanLsn, thanSeq) => `(${lsn} > ${thanLsn} OR (${lsn} = ${thanLsn} AND ${seq} > ${thanSeq}))`;

@@ -82,6 +82,9 @@ async fn merge(repository: &Repository<'_>, record: &mut Record<'_>, cut: &Cut, 
     let standing = wait(repository, &invocation, &mut stop).await?;
     let actions = repository.actions(&invocation).await?;
     stdout::line(&table(&actions))?;
+    for action in actions.iter().filter(|action| action.has_failed()) {
+        tracing::error!(action = action.target, job = action.job, failure = action.failure, invocation, "a Dataform action failed");
+    }
     let mut last = record.last.clone().ok_or_else(|| Error::bug("a run without a record"))?;
     last.state = match &standing {
         Standing::Succeeded => "SUCCEEDED".to_owned(),
@@ -89,9 +92,6 @@ async fn merge(repository: &Repository<'_>, record: &mut Record<'_>, cut: &Cut, 
         Standing::Running => "RUNNING".to_owned(),
     };
     record.write(last).await?;
-    for action in actions.iter().filter(|action| action.has_failed()) {
-        tracing::error!(action = action.target, job = action.job, failure = action.failure, invocation, "a Dataform action failed");
-    }
     match standing {
         Standing::Succeeded => {
             tracing::info!(through = %cut.through, actions = actions.len(), "the cut is merged");

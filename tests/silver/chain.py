@@ -1,7 +1,9 @@
 """The whole chain on the foundation's tables: lake, `dataform run`, silver, checks, gold. And what surrounds it: manifests, what a merge reads."""
 
+import base64
 import datetime
 import decimal
+import json
 import os
 import re
 
@@ -183,7 +185,7 @@ class Chain:
         self.project.set_cut(self.cut)
 
     def places(self):
-        """A workspace's run without a cut is not checked for freshness; a location other than the tables' is refused at compilation"""
+        """A workspace's run without a cut is not checked for freshness; a location other than the tables' is refused at compilation; the command line takes a cut in base64"""
         workspace = Project(self.stack.scratch / "workspace", self.source.generated())
         workspace.change_settings("datasetSuffix: dev\n")
         graph, faults = workspace.compile()
@@ -192,6 +194,10 @@ class Chain:
         elsewhere = Project(self.stack.scratch / "elsewhere", {**self.source.generated(), "location": "EU"})
         _, faults = elsewhere.compile()
         require(any("set defaultLocation in workflow_settings.yaml" in fault for fault in faults), f"{faults}")
+        cut = base64.b64encode(json.dumps(self.cut).encode()).decode()
+        graph, faults = workspace.compile(f"--vars=huella_cut={cut}")
+        merges = [query for action in graph["operations"] for query in action["queries"] if f"huella_hi INT64 DEFAULT {self.cut['through']};" in query]
+        require(not faults and merges, f"a cut in base64 is not merged: {faults}")
 
     def reads(self):
         """(files, bytes) that the merge of the cut would read of donaciones, by what its dt filter leaves; and of all its files."""

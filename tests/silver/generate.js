@@ -23,8 +23,9 @@ function freshness(model, cut) {
 readline.createInterface({ input: process.stdin }).on("line", line => {
   let answer;
   try {
-    const { generated, ruleset, source, cut } = JSON.parse(line);
+    const { generated, ruleset, source, cut: given } = JSON.parse(line);
     const huella = load("huella.js");
+    const cut = typeof given === "string" ? huella.parseCut(given) : given;
     const model = huella.describe({ generated, rules: chosen(ruleset, source) });
     const spec = model.tables.find(table => table.source === source);
     const raw = `\`${model.project}.${model.raw}.${spec.name}\``;

@@ -36,9 +36,10 @@ LONG = 100 * 365 * 86400  # seconds: cuts of these lakes are of invented days, s
 class LakeTable:
     """One version of one table."""
 
-    def __init__(self, lake, name, columns, key, version=1, mode="stream", schema="public"):
+    def __init__(self, lake, name, columns, key, version=1, mode="stream", schema="public", postgres=None):
         self.lake, self.name, self.columns, self.key, self.version, self.mode = lake, name, dict(columns), list(key), version, mode
         self.source = f"{schema}.{name}"
+        self.postgres = postgres or {}  # types of the source that are not the silver ones' namesakes
         self.folder = f"tables/{self.source}/v{version}"
         self.files = []  # (path relative to the lake, dt)
         self.published = 0
@@ -89,7 +90,7 @@ class LakeTable:
             "key": self.key,
             "columns_fingerprint": self.fingerprint(),
             "columns": [
-                {"name": name, "source": name, "postgres": kind.lower(), "raw": RAW.get(kind, kind), "silver": kind}
+                {"name": name, "source": name, "postgres": self.postgres.get(name, kind.lower()), "raw": RAW.get(kind, kind), "silver": kind}
                 for name, kind in self.columns.items()
             ],
         }

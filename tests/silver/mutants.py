@@ -149,6 +149,7 @@ CLAIM_MUTANTS = [
     ),
     ("a rival's table is replaced", "target.js", "IF huella_afresh THEN\n${unmoved(spec, at)}", "IF huella_afresh THEN", "built_beside"),
     ("another layout replaces the table", "target.js", 'AND ${recorded("storage", "STRING")} = ${literal(storage(spec))}', "", "built_beside"),
+    ("uuid keys read the whole target", "sql.js", ' || column.postgres === "uuid"', "", "uuid_keys"),
     (
         "half a replacement is left as it is",
         "target.js",

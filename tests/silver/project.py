@@ -46,9 +46,9 @@ class Project:
         self.settings += text
         (self.folder / "workflow_settings.yaml").write_text(self.settings)
 
-    def compile(self):
+    def compile(self, *arguments):
         """(graph, errors and warnings)"""
-        done = self.command("compile", str(self.folder), "--json")
+        done = self.command("compile", str(self.folder), "--json", *arguments)
         graph = json.loads(done.stdout) if done.stdout.strip() else {}
         faults = [f"{error.get('fileName')}: {error['message']}" for error in graph.get("graphErrors", {}).get("compilationErrors", [])]
         if done.returncode and not faults:

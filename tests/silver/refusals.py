@@ -1,6 +1,8 @@
 """What does not fit together is refused at compilation, or by an action that says what to do, and never merged."""
 
+import base64
 import datetime
+import json
 
 from bigquery import QueryFailed
 from generator import GeneratorRefused
@@ -40,6 +42,13 @@ def wrong_inputs(stack, generator):
     refuses(generator, lake.generated([good]), good.source, {**cut, "through": 1.5}, "not an LSN")
     refuses(generator, lake.generated([good]), good.source, {**cut, "dt": "yesterday"}, "not a date")
     refuses(generator, {**lake.generated([good]), "format": 2}, good.source, cut, "format 2")
+    refuses(generator, lake.generated([good]), good.source, "huella_cut", "not JSON")
+    # In base64 a cut is the same, whatever its names' letters and its length.
+    for letters in "ñ", "añ", "añ日":
+        text = json.dumps({**cut, "commit": letters}, ensure_ascii=False)
+        for encoded in base64.b64encode(text.encode()), base64.urlsafe_b64encode(text.encode()).rstrip(b"="):
+            if generator(lake.generated([good]), good.source, encoded.decode()) != generator(lake.generated([good]), good.source, text):
+                raise AssertionError(f"base64 of {text} is another cut")
     # As text every LSN is exact.
     script = generator(lake.generated([good]), good.source, {**cut, "through": str(2**60 + 1)})["script"]
     if f"huella_hi INT64 DEFAULT {2**60 + 1};" not in script:
