@@ -9,6 +9,8 @@ use crate::postgres::catalogue::{self, Table};
 use crate::postgres::publication::{self, Publication};
 use crate::postgres::server::{self, ServerInfo};
 use crate::postgres::slot::{self, Slot};
+use crate::table_name::TableName;
+use std::collections::HashMap;
 use tokio_postgres::GenericClient;
 
 /// What was read.
@@ -36,7 +38,8 @@ impl Facts {
 
     /// The wanted tables that exist.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&WantedTable, &Table)> {
-        self.wanted.iter().filter_map(|wanted| self.tables.iter().find(|table| table.name == wanted.name).map(|table| (wanted, table)))
+        let by_name: HashMap<&TableName, &Table> = self.tables.iter().map(|table| (&table.name, table)).collect();
+        self.wanted.iter().filter_map(move |wanted| Some((wanted, *by_name.get(&wanted.name)?)))
     }
 }
 
