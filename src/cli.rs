@@ -75,7 +75,7 @@ pub enum Command {
     Compact(Compact),
     /// Write the manifests that BigQuery reads: one cut of all tables at one position
     #[command(after_help = "Example:\n  huella compact && huella publish\n\nAn unchanged table is not written again.")]
-    Publish,
+    Publish(Publish),
     /// Everything that a day needs: catalogues, compaction, one published cut, the Dataform run
     #[command(
         after_help = "Example:\n  huella daily\n\nSafe to start twice and again at any time: every step that is done already is found done. A step that \
@@ -192,6 +192,17 @@ pub struct Compact {
     /// Only days before this one, YYYY-MM-DD [default: today, UTC]
     #[arg(long, value_name = "DATE")]
     pub before: Option<NaiveDate>,
+    /// Give up after so long without progress
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10min")]
+    pub timeout: Duration,
+}
+
+/// `publish`.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// Give up after so long without progress
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10min")]
+    pub timeout: Duration,
 }
 
 /// `daily`.

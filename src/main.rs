@@ -74,8 +74,10 @@ async fn command(command: Command, config: Config) -> Result<()> {
         Command::Status(asked) => huella::status::run(&config, asked.json, asked.max_lag).await,
         Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
         Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,
-        Command::Compact(asked) => huella::compact::run(&config, asked.before).await,
-        Command::Publish => huella::publish::run(&config).await,
+        Command::Compact(asked) => {
+            wait::while_it_moves(Some(asked.timeout), "huella compact", huella::compact::run(&config, asked.before)).await
+        }
+        Command::Publish(asked) => wait::while_it_moves(Some(asked.timeout), "huella publish", huella::publish::run(&config)).await,
         Command::Daily(asked) => stoppable(|stop| huella::daily::run(config, asked.timeout, stop)).await,
         Command::Dataform { command: Dataform::Run } => {
             let config = &config;

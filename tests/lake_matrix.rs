@@ -240,3 +240,17 @@ fn rival(write: &Write, failure: &str, day: &str) {
     done(&place.root, write.command, &[LONG]);
     is_whole(&place.root, commits as usize, &when);
 }
+
+/// A full disk takes no write and gives every read.
+#[test]
+fn a_lake_that_takes_no_write_ends_a_command_within_its_time() {
+    for command in ["compact", "publish"] {
+        let place = Place::new();
+        let mut lake = Synthetic::new(&place.root);
+        grow(&mut lake, 0, OVER);
+        let command = huella(&place.root, &[command, "--timeout", "1s"], &[("HUELLA_FAULTS", "put_new=refuse; replace_if=refuse")]);
+        let (code, log, _) = measured(command);
+        assert!(code == 1 && log.contains("no progress within 1s") && log.contains("503"), "{code}\n{log}");
+        is_whole(&place.root, 3, "a lake that takes no write");
+    }
+}

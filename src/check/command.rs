@@ -77,6 +77,11 @@ pub async fn run(config: &Config, json: bool, patience: Option<Duration>) -> Res
     told.add(findings)?;
     told.add([super::connection::encryption(&options)])?;
     told.add(unreadable)?;
+    if let Ok(store) = &lake
+        && answers
+    {
+        told.add(damaged(store.as_ref()).await)?;
+    }
     let report = Report { findings: told.findings, tables };
     if json {
         crate::stdout::line(&serde_json::to_string_pretty(&report.document()).expect("JSON values are always JSON"))?;
@@ -118,6 +123,13 @@ async fn remembered(store: &dyn Store) -> Result<Option<Known>> {
         system_identifier: w.source.system_identifier,
         lists: w.source.publication.map(|publication| publication.lists).unwrap_or_default(),
     }))
+}
+
+/// What of the lake's history is not as the watermark says. A watermark that cannot be read is a finding already.
+async fn damaged(store: &dyn Store) -> Option<Finding> {
+    let (watermark, _) = commit::load(store).await.ok()??;
+    let what = commit::damage(store, &watermark, usize::MAX).await.unwrap_or_else(|error| Some(error.full()))?;
+    Some(Finding::problem("lake-damaged", "lake", what).mend(commit::DAMAGE_FIX))
 }
 
 fn wanted(config: &Config) -> Wanted {

@@ -86,7 +86,7 @@ impl Probe<'_> {
                 let text = format!("{doing} fails, no usable Google credentials: {error}");
                 self.findings.push(Finding::problem("lake-credentials", self.subject, text).mend(MEND_CREDENTIALS));
             }
-            StoreError::Refused { .. } => {
+            StoreError::Refused { .. } | StoreError::Denied { .. } => {
                 let mend = format!(
                     "the account needs {right} (role Storage Object User on the bucket has it); for a directory, the right to write in it"
                 );

@@ -1,12 +1,14 @@
 //! Reading the lake back from the watermark.
 //!
-//! Owns: following `previous`, the checkpoint where that may end, the schemas of versions. Invariant: what the watermark does not lead to is not in the
-//! lake; a checkpoint counts only if the watermark leads to its commit.
+//! Owns: following `previous`, the checkpoint where that may end, the schemas of versions. Does not own: what a damage means (`damage`).
+//! Invariants: what the watermark does not lead to is not in the lake; a checkpoint counts only if the watermark leads to its commit; a walk
+//! ends, because a manifest is believed only under its own name and names the one before it.
 
+use super::damage::{Broken, DAMAGE_FIX};
 use super::persist;
 use crate::error::{Error, Result};
 use crate::lake::{
-    COMPACTION, Checkpoint, CheckpointMark, Compaction, LiveFile, Manifest, Watermark, commit_number, commit_path, schema_path,
+    CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, LiveFile, Manifest, Watermark, commit_number, commit_path, schema_path,
 };
 use crate::lsn::CommitSeq;
 use crate::schema::version::TableSchema;
@@ -20,57 +22,81 @@ const AHEAD_MAX: u64 = 64;
 /// The record of compaction; `None` if there was none yet.
 pub async fn compaction(store: &dyn Store) -> Result<Option<(Compaction, Generation)>> {
     let Some(object) = persist("read the record of compaction", || store.get(COMPACTION)).await? else { return Ok(None) };
-    let record =
-        Compaction::parse(COMPACTION, &object.body).map_err(|e| Error::lake("the record of compaction cannot be read").with_source(e))?;
+    let record = Compaction::parse(COMPACTION, &object.body).map_err(|e| {
+        let fix = "put an earlier generation of it back, or delete it and run `huella run --resnapshot`";
+        Error::lake(format!("the record of compaction cannot be read; {fix}")).with_source(e)
+    })?;
     Ok(Some((record, object.generation)))
+}
+
+/// What the watermark leads to.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Live files, in the order of their commits.
+    pub files: Vec<LiveFile>,
+    /// It begins with a reset that left a damaged history behind, at this time.
+    pub left_behind: Option<String>,
 }
 
 /// The live files at `watermark`, in the order of their commits: of current versions, or of all.
 pub async fn live(store: &dyn Store, watermark: &Watermark, all_versions: bool) -> Result<Vec<LiveFile>> {
+    let mut files = history(store, watermark).await?.files;
+    files.retain(|live| all_versions || live.is_current(watermark));
+    Ok(files)
+}
+
+/// Everything that `watermark` leads to.
+pub async fn history(store: &dyn Store, watermark: &Watermark) -> Result<History> {
+    Ok(trace(store, watermark, usize::MAX).await?)
+}
+
+/// As [`history`], but at most about `manifests_max` of the newest manifests are read.
+pub(super) async fn trace(store: &dyn Store, watermark: &Watermark, manifests_max: usize) -> Result<History, Broken> {
     let mut again = true;
     loop {
         let marks = compaction(store).await?.map(|(record, _)| record.checkpoints).unwrap_or_default();
-        let (mut added, mark) = walk(store, watermark, &marks).await?;
-        let mut files = match mark {
-            None => Vec::new(),
-            Some(mark) => match persist("read a checkpoint", || store.get(&mark.path)).await? {
-                Some(object) => Checkpoint::parse(&mark.path, &object.body).map_err(unreadable)?.files,
+        let Walk { mut added, mark, left_behind } = walk(store, watermark, &marks, manifests_max).await?;
+        let mut history = History { files: Vec::new(), left_behind };
+        if let Some(mark) = mark {
+            match persist("read a checkpoint", || store.get(&mark.path)).await? {
+                Some(object) => {
+                    let checkpoint = Checkpoint::parse(&mark.path, &object.body).map_err(|e| Broken::Damaged(e.to_string()))?;
+                    (history.files, history.left_behind) = (checkpoint.files, checkpoint.left_behind);
+                }
                 // Its time may have run out since the record was read.
                 None if std::mem::take(&mut again) => continue,
-                None => return Err(Error::lake(format!("{} is missing: the list of live files is damaged", mark.path))),
-            },
-        };
+                None => {
+                    return Err(Broken::Damaged(format!("{} is missing, which {COMPACTION} names as the list of live files", mark.path)));
+                }
+            }
+        }
         added.reverse();
-        files.extend(added.into_iter().flatten());
-        files.retain(|live| all_versions || live.is_current(watermark));
-        return Ok(files);
+        history.files.extend(added.into_iter().flatten());
+        return Ok(history);
     }
 }
 
-/// A version's schema.
-pub async fn schema(store: &dyn Store, table: &TableName, version: u32) -> Result<TableSchema> {
-    let path = schema_path(table, version);
-    let object = persist("read a table's schema", || store.get(&path)).await?;
-    let object = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there")))?;
-    TableSchema::parse(&path, &object.body)
+/// The commits between a watermark and where the walk ended.
+struct Walk<'a> {
+    /// Files of each commit, the newest commit first.
+    added: Vec<Vec<LiveFile>>,
+    /// The checkpoint where it ended.
+    mark: Option<&'a CheckpointMark>,
+    /// It ended at a reset that left a damaged history behind.
+    left_behind: Option<String>,
 }
 
-fn unreadable(error: crate::lake::Unreadable) -> Error {
-    Error::lake("the list of live files cannot be read").with_source(error)
-}
-
-/// The files of the commits that lead to `watermark`, the newest commit first, down to the newest of `marks` that lies on the way.
-async fn walk<'a>(
-    store: &dyn Store,
-    watermark: &Watermark,
-    marks: &'a [CheckpointMark],
-) -> Result<(Vec<Vec<LiveFile>>, Option<&'a CheckpointMark>)> {
-    let mut commits = Vec::new();
+/// Walks down to the newest of `marks` that lies on the way.
+async fn walk<'a>(store: &dyn Store, watermark: &Watermark, marks: &'a [CheckpointMark], manifests_max: usize) -> Result<Walk<'a>, Broken> {
+    let mut walk = Walk { added: Vec::new(), mark: None, left_behind: None };
     let mut next = watermark.commit.clone();
     let mut ahead = 1;
-    while let Some(path) = next {
+    while let Some(path) = next
+        && walk.added.len() < manifests_max
+    {
         if let Some(mark) = marks.iter().find(|mark| mark.commit == path) {
-            return Ok((commits, Some(mark)));
+            walk.mark = Some(mark);
+            return Ok(walk);
         }
         let floor = marks.iter().map(|mark| mark.seq).filter(|seq| *seq < watermark.seq).max().unwrap_or(CommitSeq(0));
         let bodies: Vec<(String, Option<Object>)> = futures_util::stream::iter(guesses(&path, ahead, floor))
@@ -83,40 +109,55 @@ async fn walk<'a>(
         for (guess, object) in bodies {
             // An epoch ended between: what was guessed is not on the way.
             let Some(path) = next.take_if(|path| *path == guess) else { break };
-            if !commits.is_empty() && marks.iter().any(|mark| mark.commit == path) {
+            if !walk.added.is_empty() && marks.iter().any(|mark| mark.commit == path) {
                 next = Some(path);
                 break;
             }
-            let object = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake's history is damaged there")))?;
-            let manifest =
-                Manifest::parse(&path, &object.body).map_err(|e| Error::lake("a commit manifest cannot be read").with_source(e))?;
-            commits.push(LiveFile::added(&manifest).collect());
+            let manifest = manifest(store, &path, object, marks.is_empty()).await?;
+            walk.added.push(LiveFile::added(&manifest).collect());
+            if manifest.reset && manifest.previous.is_none() {
+                walk.left_behind = Some(manifest.commit_time);
+            }
             next = manifest.previous;
         }
         ahead = (ahead * 2).min(AHEAD_MAX);
     }
-    Ok((commits, None))
+    Ok(walk)
 }
 
 /// The commits after `seen` that lead to `watermark`, the newest first.
 pub async fn chain_since(store: &dyn Store, watermark: &Watermark, seen: CommitSeq) -> Result<Vec<Manifest>> {
     let mut commits = Vec::new();
     let mut next = watermark.commit.clone();
-    while let Some(path) = next {
-        let manifest = read(store, &path).await?;
-        if manifest.seq <= seen {
-            break;
-        }
+    while let Some(path) = next.filter(|path| commit_number(path).is_some_and(|(seq, _)| seq > seen)) {
+        let object = persist("read a manifest", || store.get(&path)).await?;
+        let manifest = manifest(store, &path, object, false).await?;
         next = manifest.previous.clone();
         commits.push(manifest);
     }
     Ok(commits)
 }
 
-async fn read(store: &dyn Store, path: &str) -> Result<Manifest> {
-    let object = persist("read a manifest", || store.get(path)).await?;
-    let object = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake's history is damaged there")))?;
-    Manifest::parse(path, &object.body).map_err(|e| Error::lake("a commit manifest cannot be read").with_source(e))
+/// The manifest in what was found at `path`. `unrecorded`: there is no record of compaction, which might be why it is missing.
+async fn manifest(store: &dyn Store, path: &str, object: Option<Object>, unrecorded: bool) -> Result<Manifest, Broken> {
+    let Some(object) = object else {
+        let lost = unrecorded && !persist("list checkpoints", || store.list(CHECKPOINTS)).await?.is_empty();
+        return Err(Broken::Damaged(match lost {
+            true => format!(
+                "{COMPACTION} is missing, though there are checkpoints that only it can name: the list of live files is lost with it"
+            ),
+            false => format!("{path} is missing, and the lake's history with it"),
+        }));
+    };
+    Manifest::parse(path, &object.body).map_err(|e| Broken::Damaged(format!("a commit manifest cannot be read: {e}")))
+}
+
+/// A version's schema.
+pub async fn schema(store: &dyn Store, table: &TableName, version: u32) -> Result<TableSchema> {
+    let path = schema_path(table, version);
+    let object = persist("read a table's schema", || store.get(&path)).await?;
+    let object = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there; {DAMAGE_FIX}")))?;
+    TableSchema::parse(&path, &object.body)
 }
 
 /// `path`, and those that stand before it if the epoch is the same, down to `floor`.

@@ -29,8 +29,10 @@ pub struct Change {
     pub snapshots: Vec<SnapshotMark>,
     /// Proposals taken in.
     pub proposals: Vec<String>,
-    /// Breaks the chain: its positions begin anew at `through`.
+    /// Breaks the chain: its positions begin again at `through`.
     pub reset: bool,
+    /// With `reset`: leaves a damaged history behind, so that nobody walks into it.
+    pub leaves_history: bool,
 }
 
 /// The claim on a lake.
@@ -116,7 +118,7 @@ impl Held {
             format: FORMAT,
             seq: next.seq,
             epoch: next.epoch,
-            previous: self.watermark.commit.clone(),
+            previous: self.watermark.commit.clone().filter(|_| !change.leaves_history),
             after,
             through: change.through,
             commit_time: now.clone(),

@@ -7,13 +7,15 @@
 
 mod chain;
 mod claim;
+mod damage;
 mod held;
 mod standing;
 mod swap;
 mod upload;
 
-pub use chain::{chain_since, compaction, live, schema};
+pub use chain::{History, chain_since, compaction, history, live, schema};
 pub use claim::{claim, create, random, writer_id};
+pub use damage::{CLAIM_MANIFESTS_MAX, DAMAGE_FIX, damage, epoch_used, missing, refusal};
 pub use held::{Change, Held};
 pub use standing::load;
 pub use swap::{Swapped, swap};

@@ -83,6 +83,11 @@ impl GrowingObject {
         Ok(Self { path, upload, held: BytesMut::new(), bytes: 0, crc: 0 })
     }
 
+    /// Its name, which no other object ever has.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Whether all of it stays in memory until it is finished.
     pub fn is_held(&self) -> bool {
         self.upload.is_none()
@@ -163,7 +168,7 @@ async fn put_once(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
 }
 
 /// GCS's text form of a CRC-32C.
-fn base64(crc: u32) -> String {
+pub(super) fn base64(crc: u32) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes())
 }

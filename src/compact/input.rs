@@ -4,12 +4,12 @@
 //! order of files (`plan`). Invariants: a file that is not the one the list names is never passed on; what is held is
 //! bounded by the budget and one batch of rows.
 
-use crate::commit::persist;
+use crate::commit::{self, persist};
 use crate::error::{Error, Result};
 use crate::lake::{DataFile, LiveFile, Position, Span};
 use crate::lsn::Lsn;
 use crate::schema::version::TableSchema;
-use crate::store::Store;
+use crate::store::{Object, Store};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, new_null_array};
@@ -63,11 +63,20 @@ pub(super) fn fetch(store: Arc<dyn Store>, files: Vec<LiveFile>, budget: u64) ->
     receiver
 }
 
+/// Why a file is not there: another compaction replaced it long ago, or the lake is damaged.
+async fn gone(store: &dyn Store, file: &DataFile) -> Result<Error> {
+    let watermark = crate::files::begun(store).await?;
+    let live = commit::live(store, &watermark, true).await?;
+    Ok(match live.iter().any(|live| live.file.path == file.path) {
+        true => commit::refusal(&format!("{} is missing, though a commit names it", file.path)),
+        false => Error::retry(format!("{} is gone: another compaction replaced it; start again", file.path)),
+    })
+}
+
 async fn body(store: &dyn Store, file: &DataFile) -> Result<Bytes> {
     let object = persist("read a data file", || store.get(&file.path)).await?;
     crate::wait::moved();
-    let body =
-        object.ok_or_else(|| Error::retry(format!("{} is gone: another compaction replaced it long ago; start again", file.path)))?.body;
+    let Some(Object { body, .. }) = object else { return Err(gone(store, file).await?) };
     let crc32c = STANDARD.encode(crc32c::crc32c(&body).to_be_bytes());
     if (body.len() as u64, &crc32c) != (file.bytes, &file.crc32c) {
         return Err(Error::lake(format!(

@@ -56,6 +56,8 @@ pub(super) struct Ledger {
     written: Option<Instant>,
     /// Live files of all versions, as of the last look.
     pub(super) live: Vec<LiveFile>,
+    /// The chain begins with a reset that left a damaged history behind, at this time.
+    pub(super) left_behind: Option<String>,
     /// The watermark of the last look.
     pub(super) watermark: Watermark,
     /// The record that stands.
@@ -66,8 +68,8 @@ impl Ledger {
     /// Looks at the lake.
     pub(super) async fn open(store: Arc<dyn Store>, grace: Duration) -> Result<Self> {
         let watermark = crate::files::begun(store.as_ref()).await?;
-        let live = commit::live(store.as_ref(), &watermark, true).await?;
-        Ok(Self { store, grace, written: None, live, watermark, record: None })
+        let commit::History { files, left_behind } = commit::history(store.as_ref(), &watermark).await?;
+        Ok(Self { store, grace, written: None, live: files, left_behind, watermark, record: None })
     }
 
     /// Makes replacements count, and brings the checkpoint up to the watermark. `since`: before the first of their files was made.
@@ -78,7 +80,8 @@ impl Ledger {
         loop {
             let found = commit::compaction(self.store.as_ref()).await?;
             self.watermark = crate::files::begun(self.store.as_ref()).await?;
-            self.live = commit::live(self.store.as_ref(), &self.watermark, true).await?;
+            let commit::History { files, left_behind } = commit::history(self.store.as_ref(), &self.watermark).await?;
+            (self.live, self.left_behind) = (files, left_behind);
             // Only after the record was read: a sweep moves it before it deletes, so whoever finds it unmoved has been in time.
             if !replacements.is_empty() && since.elapsed() >= self.grace {
                 return Err(Error::retry(
@@ -97,8 +100,13 @@ impl Ledger {
             }
             let time = rfc3339(chrono::Utc::now().timestamp_micros());
             let number = record.as_ref().map_or(0, |record| record.number) + 1;
-            let checkpoint =
-                Checkpoint { format: FORMAT, seq: self.watermark.seq, commit: commit.clone(), files: replaced(&self.live, &replacements) };
+            let checkpoint = Checkpoint {
+                format: FORMAT,
+                seq: self.watermark.seq,
+                commit: commit.clone(),
+                files: replaced(&self.live, &replacements),
+                left_behind: self.left_behind.clone(),
+            };
             let path = checkpoint_path(checkpoint.seq, number, random());
             put_document(self.store.as_ref(), &path, checkpoint.to_body()).await?;
             failpoint::hit("compact.after_checkpoint");

@@ -51,7 +51,7 @@ pub(super) async fn sweep(ledger: &mut Ledger, now: DateTime<Utc>) -> Result<Swe
     let live: HashSet<&str> = ledger.live.iter().map(|live| live.file.path.as_str()).collect();
     let dead = there
         .iter()
-        .filter(|meta| is_data(&meta.path) && !live.contains(meta.path.as_str()))
+        .filter(|meta| is_data(&meta.path) && !live.contains(meta.path.as_str()) && !is_left_behind(ledger, meta))
         .map(|meta| (meta, elsewhere.contains(&meta.path)));
     let Some((mut due, waiting)) = note(ledger, dead.collect(), now).await? else { return Ok(swept) };
     failpoint::hit("compact.after_marks");
@@ -65,11 +65,13 @@ pub(super) async fn sweep(ledger: &mut Ledger, now: DateTime<Utc>) -> Result<Swe
     let oldest =
         record.checkpoints.iter().min_by_key(|mark| mark.seq).filter(|mark| is_older(&mark.time, ledger.grace, now)).map(|mark| mark.seq);
     if let Some(oldest) = oldest {
-        swept.manifests = prune(store.as_ref(), oldest).await?;
+        swept.manifests = prune(ledger, oldest).await?;
     }
     let kept: HashSet<&str> = record.checkpoints.iter().map(|mark| mark.path.as_str()).collect();
     let checkpoints = persist("list checkpoints", || store.list(CHECKPOINTS)).await?;
-    let lapsed = checkpoints.iter().filter(|meta| aged(meta, ledger.grace, now) && !kept.contains(meta.path.as_str()));
+    let lapsed = checkpoints
+        .iter()
+        .filter(|meta| aged(meta, ledger.grace, now) && !kept.contains(meta.path.as_str()) && !is_left_behind(ledger, meta));
     delete(store.as_ref(), lapsed, &|| Ok(())).await?;
     failpoint::hit("compact.after_prune");
     swept.waiting = waiting;
@@ -96,6 +98,12 @@ async fn named_by(store: &dyn Store, marks: &[CheckpointMark]) -> Result<HashSet
         }
     }
     Ok(named)
+}
+
+/// Whether an object is older than a reset that left a damaged history behind. Nobody can tell what it was, so it is kept for a person.
+fn is_left_behind(ledger: &Ledger, meta: &Meta) -> bool {
+    let reset = ledger.left_behind.as_deref().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+    reset.is_some_and(|reset| meta.modified_us < reset.timestamp_micros())
 }
 
 fn aged(meta: &Meta, grace: Duration, now: DateTime<Utc>) -> bool {
@@ -150,9 +158,13 @@ async fn note<'a>(ledger: &Ledger, dead: Vec<(&'a Meta, bool)>, now: DateTime<Ut
 }
 
 /// Deletes manifests below `oldest`, from the beginning on, so that whoever walks too far stops at once.
-async fn prune(store: &dyn Store, oldest: CommitSeq) -> Result<u64> {
+async fn prune(ledger: &Ledger, oldest: CommitSeq) -> Result<u64> {
+    let store = ledger.store.as_ref();
     let manifests = persist("list manifests", || store.list("commits/")).await?;
-    let below: Vec<&Meta> = manifests.iter().filter(|meta| commit_number(&meta.path).is_some_and(|(seq, _)| seq < oldest)).collect();
+    let below: Vec<&Meta> = manifests
+        .iter()
+        .filter(|meta| commit_number(&meta.path).is_some_and(|(seq, _)| seq < oldest) && !is_left_behind(ledger, meta))
+        .collect();
     delete(store, below.iter().copied(), &|| Ok(())).await?;
     Ok(below.len() as u64)
 }

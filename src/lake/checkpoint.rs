@@ -4,7 +4,8 @@
 //! Invariants: a checkpoint is exact at its commit: what the chain up to there added, less what compaction replaced, plus the
 //! replacements; while a checkpoint's object is there, so are all files that it names.
 
-use super::{FORMAT, LiveFile, Unreadable};
+use super::path::is_plain_in;
+use super::{FORMAT, LiveFile, Unreadable, commit_number};
 use crate::lsn::CommitSeq;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,6 +60,37 @@ pub struct Checkpoint {
     pub commit: String,
     /// Live files of all versions, in the order of their commits.
     pub files: Vec<LiveFile>,
+    /// The chain begins with a reset that left a damaged history behind, at this time (RFC 3339, UTC). Objects from before are not
+    /// known, and kept for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_behind: Option<String>,
+}
+
+impl Compaction {
+    fn check(&self) -> Result<(), String> {
+        let right = |mark: &CheckpointMark| {
+            is_plain_in(&mark.path, CHECKPOINTS) && commit_number(&mark.commit).is_some_and(|(seq, _)| seq == mark.seq)
+        };
+        match self.checkpoints.iter().find(|mark| !right(mark)) {
+            None => Ok(()),
+            Some(mark) => Err(format!("it names {:?} for {:?} as a checkpoint", mark.path, mark.commit)),
+        }
+    }
+}
+
+impl Checkpoint {
+    fn check(&self) -> Result<(), String> {
+        if commit_number(&self.commit).is_none_or(|(seq, _)| seq != self.seq) {
+            return Err(format!("it says {:?} of commit {}", self.commit, self.seq.0));
+        }
+        self.files.iter().try_for_each(|live| live.file.check())
+    }
+}
+
+impl Sweep {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// `state/sweep.json`.
@@ -83,6 +115,7 @@ macro_rules! document {
                 if document.format != FORMAT {
                     return Err(bad(format!("format {}; this program reads format {FORMAT}", document.format)));
                 }
+                document.check().map_err(bad)?;
                 Ok(document)
             }
 
@@ -99,14 +132,20 @@ document!(Compaction, Checkpoint, Sweep);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lake::commit_path;
+    use crate::lsn::Epoch;
 
     #[test]
     fn documents_read_back_and_garbage_is_refused() {
-        let mark = CheckpointMark { path: "p".into(), seq: CommitSeq(7), commit: "c".into(), time: "t".into(), superseded: None };
+        let (path, commit) = (checkpoint_path(CommitSeq(7), 1, 2), commit_path(CommitSeq(7), Epoch(1)));
+        let mark = CheckpointMark { path, seq: CommitSeq(7), commit: commit.clone(), time: "t".into(), superseded: None };
         let record = Compaction { format: FORMAT, number: 3, checkpoints: vec![mark] };
         assert_eq!(Compaction::parse("r", &record.to_body()).expect("valid"), record);
-        let checkpoint = Checkpoint { format: FORMAT, seq: CommitSeq(7), commit: "c".into(), files: Vec::new() };
+        let checkpoint = Checkpoint { format: FORMAT, seq: CommitSeq(7), commit, files: Vec::new(), left_behind: None };
         assert_eq!(Checkpoint::parse("c", &checkpoint.to_body()).expect("valid"), checkpoint);
+        let mut elsewhere = record.clone();
+        elsewhere.checkpoints[0].path = "state/checkpoints/../../x.json".to_owned();
+        assert!(Compaction::parse("r", &elsewhere.to_body()).is_err());
         for body in ["", "{}", "[]", r#"{"format": 2, "unnamed": {}}"#] {
             assert!(Sweep::parse("s", body.as_bytes()).is_err(), "{body}");
         }

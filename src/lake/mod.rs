@@ -20,7 +20,7 @@ pub use live::{LiveFile, Position, Span};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
 pub use path::{
     DataPath, TABLES, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, is_data, is_manifest,
-    manifest_path, reference_path, rowless_checksum, rowless_path, schema_path, table_prefix,
+    manifest_path, reference_path, rowless_checksum, rowless_path, schema_path, table_folder, table_prefix,
 };
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
 pub use watermark::{

@@ -5,6 +5,7 @@
 
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::table_name::TableName;
+use sha2::{Digest, Sha256};
 
 /// The one object that is replaced at every commit.
 pub const WATERMARK: &str = "watermark.json";
@@ -84,9 +85,39 @@ pub fn rowless_checksum(path: &str) -> Option<u32> {
     (hex(checksum, 8) && hex(random, 16)).then(|| u32::from_str_radix(checksum, 16).ok()).flatten()
 }
 
+/// Longest name of a folder: file systems end at 255 bytes.
+const FOLDER_BYTES_MAX: usize = 240;
+
+/// `tables/<schema>.<table>`. A name too long for a file system is cut, and told apart by a digest of the whole.
+pub fn table_folder(table: &TableName) -> String {
+    let mut name = format!("{}.{}", escape(&table.schema), escape(&table.name));
+    if name.len() > FOLDER_BYTES_MAX {
+        let digest: String = Sha256::digest(&name).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        name.truncate(FOLDER_BYTES_MAX - digest.len() - 2);
+        // No escaped name has two of these in a row.
+        name = format!("{name}~~{digest}");
+    }
+    format!("{TABLES}{name}")
+}
+
 /// `tables/<schema>.<table>/v<version>`.
 pub fn table_prefix(table: &TableName, version: u32) -> String {
-    format!("tables/{}.{}/v{version}", escape(&table.schema), escape(&table.name))
+    format!("{}/v{version}", table_folder(table))
+}
+
+/// Whether a path that a document names can be a data file's of this version. What cannot be was not written by this program, and is not
+/// followed or passed on: it may lead out of the lake.
+pub(super) fn is_data_of(path: &str, table: &TableName, version: u32) -> bool {
+    let below = path.strip_prefix(&table_prefix(table, version)).and_then(|rest| rest.strip_prefix("/dt="));
+    let Some((day, name)) = below.and_then(|rest| rest.split_once('/')) else { return false };
+    let plain = |text: &str, more: &[u8]| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b));
+    plain(day, b"-+") && name.strip_suffix(".parquet").is_some_and(|name| plain(name, b"-"))
+}
+
+/// Whether a path lies directly in `folder` (which ends with `/`), with a plain name.
+pub(super) fn is_plain_in(path: &str, folder: &str) -> bool {
+    let name = path.strip_prefix(folder).and_then(|name| name.strip_suffix(".json"));
+    name.is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
 }
 
 /// `tables/<schema>.<table>/v<version>/schema.json`.
@@ -144,6 +175,39 @@ mod tests {
     fn hostile_names_are_escaped_each_for_itself() {
         let table = TableName::new("mi esquema", "año.\"x\"/..");
         assert_eq!(table_prefix(&table, 3), "tables/mi~20esquema.a~C3~B1o~2E~22x~22~2F~2E~2E/v3");
+    }
+
+    #[test]
+    fn a_name_too_long_for_a_file_system_is_cut_and_stays_its_own() {
+        let long = |last: &str| TableName::new("ñ".repeat(31).as_str(), format!("{}{last}", "ñ".repeat(30)).as_str());
+        let (a, b) = (table_folder(&long("a")), table_folder(&long("b")));
+        assert!(a != b && a.len() == TABLES.len() + FOLDER_BYTES_MAX && a.contains("~~"), "{a}");
+        assert_eq!(a, table_folder(&long("a")));
+        assert!(is_data_of(&rowless_path(&long("a"), 1, "2026-11-24", 1, 2), &long("a"), 1));
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_is_no_data_file_s() {
+        let table = TableName::new("public", "t");
+        let name = DataPath { lsn: Lsn(9), seq: CommitSeq(5), epoch: Epoch(7), part: 12 };
+        for good in [name.path(&table, 2, "2026-11-24"), compacted_path(&table, 2, "2026-11-24", Lsn(9), 7, 0)] {
+            assert!(is_data_of(&good, &table, 2) && !is_data_of(&good, &table, 1), "{good}");
+        }
+        for bad in [
+            "/etc/passwd",
+            "tables/public.t/v2/dt=2026-11-24/../../../x.parquet",
+            "tables/public.t/v2/dt=2026-11-24/x\ngs:~~evil.parquet",
+            "tables/public.t/v2/dt=2026-11-24/x/y.parquet",
+            "tables/public.t/v2/dt=../x.parquet",
+            "tables/public.t/v2/dt=2026-11-24/x.json",
+            "tables/public.u/v2/dt=2026-11-24/x.parquet",
+            "gs://evil/tables/public.t/v2/dt=2026-11-24/x.parquet",
+        ] {
+            assert!(!is_data_of(bad, &table, 2), "{bad}");
+        }
+        assert!(
+            is_plain_in("state/proposals/00-1.json", "state/proposals/") && !is_plain_in("state/proposals/../x.json", "state/proposals/")
+        );
     }
 
     #[test]

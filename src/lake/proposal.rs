@@ -68,6 +68,14 @@ impl Proposal {
         if proposal.format != FORMAT {
             return Err(bad(format!("format {}; this program reads format {FORMAT}", proposal.format)));
         }
+        let of_its_table = |table: &ProposedTable| {
+            let same = |file: &DataFile| (&file.table, file.version) == (&table.table, table.version);
+            table
+                .files
+                .iter()
+                .try_for_each(|file| if same(file) { file.check() } else { Err(format!("{}: a file of another table", table.table)) })
+        };
+        proposal.tables.iter().try_for_each(of_its_table).map_err(bad)?;
         Ok(proposal)
     }
 
@@ -138,7 +146,7 @@ mod tests {
 
     fn watermark(tables: &str) -> Watermark {
         let text = format!(
-            r#"{{"format": 1, "epoch": 1, "writer": "w", "seq": 3, "through": "0/100", "slot_state": "ready", "commit": null, "commit_time": "",
+            r#"{{"format": 1, "epoch": 1, "writer": "w", "seq": 0, "through": "0/100", "slot_state": "ready", "commit": null, "commit_time": "",
              "source": {{"system_identifier": "7", "timeline": 1, "database": "d", "slot": "s", "publication": null}}, "tables": {tables}}}"#
         );
         Watermark::parse(text.as_bytes()).expect("valid")

@@ -3,7 +3,7 @@
 //! Owns: its fields and its reading. Invariant: `through` is an end position; everything below it is in the
 //! lake, once, and nothing above it is visible.
 
-use super::{FORMAT, Unreadable, WATERMARK};
+use super::{FORMAT, Unreadable, WATERMARK, commit_number};
 use crate::config::Mode;
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::postgres::fingerprint::same_rows;
@@ -174,6 +174,7 @@ pub struct Watermark {
     /// Number of the last commit.
     pub seq: CommitSeq,
     /// End position: the lake holds exactly the transactions with commit LSN below it. `None` before the slot exists.
+    #[serde(deserialize_with = "present")]
     pub through: Option<Lsn>,
     /// The last transaction below `through` that the stream brought, with rows of ours or without. Beyond the contract's example, because nothing else betrays a server
     /// that was restored to an earlier point, on the same timeline, and has gone on past `through` since: what it sends again differs.
@@ -182,6 +183,7 @@ pub struct Watermark {
     /// Progress of the first start.
     pub slot_state: SlotState,
     /// Path of the last commit's manifest; `None` before the first.
+    #[serde(deserialize_with = "present")]
     pub commit: Option<String>,
     /// When it was written, RFC 3339, UTC.
     pub commit_time: String,
@@ -194,6 +196,11 @@ pub struct Watermark {
     pub pending_since: BTreeMap<TableName, String>,
 }
 
+/// A key that may be null but not absent: an absent one is a damaged one.
+fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
+}
+
 impl Watermark {
     /// Reads the document.
     pub fn parse(body: &[u8]) -> Result<Self, Unreadable> {
@@ -204,7 +211,19 @@ impl Watermark {
             Some(n) => return Err(bad(format!("format {n}; this program reads format {FORMAT}: use the huella that wrote it"))),
             None => return Err(bad("no \"format\": not a watermark of huella".to_owned())),
         }
-        serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+        let watermark: Self = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+        let named = watermark.commit.as_deref().map(commit_number);
+        let told = match named {
+            None => watermark.seq == CommitSeq(0),
+            Some(named) => named.is_some_and(|(seq, epoch)| seq == watermark.seq && epoch <= watermark.epoch),
+        };
+        if !told {
+            return Err(bad(format!("it is at commit {}, and names {:?}", watermark.seq.0, watermark.commit)));
+        }
+        if watermark.slot_state == SlotState::Ready && watermark.through.is_none() {
+            return Err(bad("it is ready, and has no position".to_owned()));
+        }
+        Ok(watermark)
     }
 
     /// The document as it is stored.
@@ -256,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_table_waits_since_the_write_that_first_had_it_waiting() {
-        let text = r#"{"format": 1, "epoch": 1, "writer": "w", "seq": 1, "through": "0/1", "slot_state": "ready", "commit": null, "commit_time": "one",
+        let text = r#"{"format": 1, "epoch": 1, "writer": "w", "seq": 0, "through": "0/1", "slot_state": "ready", "commit": null, "commit_time": "one",
             "source": {"system_identifier": "7", "timeline": 1, "database": "d", "slot": "s", "publication": null},
             "tables": {"public.a": {"oid": 1, "version": 1, "snapshot": null, "fingerprint": "f"}, "public.b": {"oid": 2, "version": null, "snapshot": null, "fingerprint": "f"}}}"#;
         let mut watermark = Watermark::parse(text.as_bytes()).expect("valid");
@@ -270,6 +289,24 @@ mod tests {
         watermark.tables.get_mut(&TableName::new("public", "b")).expect("there").version = Some(1);
         watermark.note_pending();
         assert_eq!(since(&watermark), ["public.a two"]);
+    }
+
+    #[test]
+    fn a_watermark_without_a_position_is_no_watermark() {
+        let text = r#"{"format": 1, "epoch": 7, "writer": "w", "seq": 2, "through": "0/16B3748", "slot_state": "ready",
+         "commit": "commits/00000000000000000002-e000007.json", "commit_time": "t", "tables": {},
+         "source": {"system_identifier": "7", "timeline": 1, "database": "d", "slot": "s", "publication": null}}"#;
+        assert!(Watermark::parse(text.as_bytes()).is_ok());
+        for (from, to) in [
+            ("\"through\"", "\"thrOugh\""),
+            ("\"commit\"", "\"cOmmit\""),
+            ("\"0/16B3748\"", "null"),
+            ("\"seq\": 2", "\"seq\": 3"),
+            ("\"commits/00000000000000000002-e000007.json\"", "null"),
+            ("\"epoch\": 7", "\"epoch\": 6"),
+        ] {
+            assert!(Watermark::parse(text.replacen(from, to, 1).as_bytes()).is_err(), "{from} → {to}");
+        }
     }
 
     #[test]

@@ -59,6 +59,10 @@ pub async fn run(config: &Config) -> Result<()> {
         tracing::warn!(former = %former.through, %through, "the lake's positions began anew (another cluster, or an earlier position)");
     }
     let live = commit::live(store, &watermark, true).await?;
+    let of_current: Vec<&LiveFile> = live.iter().filter(|live| live.is_current(&watermark)).collect();
+    if let Some(what) = commit::missing(store, &of_current).await? {
+        return Err(commit::refusal(&what));
+    }
     let mut written = 0;
     let mut fingerprints = BTreeMap::new();
     for (table, version) in tables(&watermark) {

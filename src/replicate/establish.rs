@@ -8,7 +8,7 @@ use super::edit::{Edit, store_schema};
 use super::membership::{self, mark};
 use super::source::{self, privacy};
 use super::writer::Writer;
-use crate::commit::{Change, Held, claim, create, load};
+use crate::commit::{Change, Held, claim, create, damage, epoch_used, load};
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -68,11 +68,12 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     if standing.is_none() && !writer.config.snapshot.initial {
         return adopt(writer, &client, &tables, &system, &info.database).await;
     }
+    let left_behind = damaged(writer, standing.as_ref()).await?;
     let held = intend(writer, &client, standing, resnapshot, &system, &info.database).await?;
     free_slot(&client, &writer.config.source.slot).await?;
     let before = held.watermark().source.publication.clone();
     prepare_publication(&client, &writer.config, &tables, resnapshot, before.as_ref()).await?;
-    promote(writer, &client, held, &tables, &system).await?;
+    promote(writer, &client, held, &tables, &system, left_behind).await?;
     Ok(Established::Now)
 }
 
@@ -153,6 +154,16 @@ fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
     }
 }
 
+/// Whether the lake's history is damaged, so that it is left behind: a copy of everything begins a new one.
+async fn damaged(writer: &Writer, standing: Option<&Watermark>) -> Result<bool> {
+    let Some(standing) = standing.filter(|watermark| watermark.through.is_some()) else { return Ok(false) };
+    let found = damage(writer.store.as_ref(), standing, usize::MAX).await?;
+    if let Some(what) = &found {
+        tracing::warn!(what, "the lake is damaged: its history is left behind, and a new one begins with a copy of everything");
+    }
+    Ok(found.is_some())
+}
+
 /// Records the intent to make the slot, before anything is made.
 async fn intend(
     writer: &Writer,
@@ -187,7 +198,10 @@ async fn intend(
             if resnapshot {
                 tracing::warn!("making the slot anew and copying every table");
             }
-            claim(Arc::clone(&writer.store), (&writer.id, writer.tenure), |_| Ok(()), |w| w.slot_state = SlotState::Creating).await
+            // Where an earlier watermark was put back, names of its next epochs are used already.
+            let used = epoch_used(writer.store.as_ref()).await?;
+            let creating = |w: &mut Watermark| (w.slot_state, w.epoch) = (SlotState::Creating, w.epoch.max(Epoch(used.0 + 1)));
+            claim(Arc::clone(&writer.store), (&writer.id, writer.tenure), |_| Ok(()), creating).await
         }
     }
 }
@@ -231,7 +245,14 @@ async fn prepare_publication(
 }
 
 /// Locks, makes and promotes the slot, and says `ready` with every table pending.
-async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &[Table], system: &System) -> Result<()> {
+async fn promote(
+    writer: &mut Writer,
+    client: &Client,
+    mut held: Held,
+    tables: &[Table],
+    system: &System,
+    leaves_history: bool,
+) -> Result<()> {
     let config = &writer.config;
     // The others are copied later, at points of their own.
     let names = next_group(tables.iter().map(|table| (table.name.clone(), Some(table))), writer.copy_workers());
@@ -251,7 +272,8 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
     failpoint::hit("start.after_promote");
     let before = held.watermark().clone();
     let (point, through) = (prepared.point, before.through);
-    let broken = through.is_some_and(|t| point < t)
+    let broken = leaves_history
+        || through.is_some_and(|t| point < t)
         || (through.is_some() && (before.source.system_identifier != system.identifier || before.source.timeline != system.timeline));
     let mut jobs = Vec::new();
     let mut edits = vec![Edit::Publication(mark(config, &observed.publication))];
@@ -285,12 +307,17 @@ async fn promote(writer: &mut Writer, client: &Client, mut held: Held, tables: &
             let catalogues = w.tables.values_mut().filter(|mark| mark.mode == TableMode::Snapshot);
             catalogues.for_each(|mark| (mark.snapshot, mark.content) = (None, None));
         }
+        if leaves_history {
+            // What readers have is lost or in doubt: a table has no version until its copy is there, and a catalogue is unknown.
+            w.tables.retain(|_, mark| mark.mode == TableMode::Stream);
+            w.tables.values_mut().for_each(|mark| (mark.version, mark.snapshot) = (None, None));
+        }
         edits.iter().for_each(|edit| edit.apply(w));
     };
     match through {
         None => held.edit(ready).await?,
         // What lies between the old position and this one is superseded by the copies; the commit covers it, so that the chain has no gap.
-        Some(_) => held.commit(Change { through: point, reset: broken, ..Change::default() }, ready).await?,
+        Some(_) => held.commit(Change { through: point, reset: broken, leaves_history, ..Change::default() }, ready).await?,
     }
     failpoint::hit("start.after_ready");
     tracing::info!(through = %point, tables = jobs.len(), "the slot stands; streaming while the tables are copied");

@@ -383,7 +383,7 @@ impl Offer<'_> {
             files: copies.files,
             snapshots: copies.marks,
             proposals: copies.proposal.into_iter().collect(),
-            reset: false,
+            ..Change::default()
         };
         // One write says both: what was committed, and that nobody holds the lake any more.
         let edit = |watermark: &mut Watermark| {

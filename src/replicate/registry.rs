@@ -387,7 +387,7 @@ fn leaves_changed(before: &str, now: &Table) -> bool {
 
 /// The first version number that no folder of the table has used.
 pub(super) async fn next_version(store: &dyn Store, table: &TableName) -> Result<u32> {
-    let prefix = format!("tables/{}.{}/v", crate::lake::escape(&table.schema), crate::lake::escape(&table.name));
+    let prefix = format!("{}/v", crate::lake::table_folder(table));
     let found = crate::commit::persist("list a table's folder", || store.list(&prefix)).await?;
     let number = |path: &str| path.strip_prefix(&prefix)?.split('/').next()?.parse::<u32>().ok();
     Ok(found.iter().filter_map(|m| number(&m.path)).max().map_or(1, |n| n + 1))

@@ -6,7 +6,7 @@
 use super::source::{primary, refuse_by_version};
 use super::standby::{Standby, Verdict};
 use super::writer::Writer;
-use crate::commit::{claim, load};
+use crate::commit::{CLAIM_MANIFESTS_MAX, claim, damage, load, refusal};
 use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::lake::Watermark;
@@ -56,6 +56,10 @@ pub(crate) async fn take_over(writer: &mut Writer) -> Result<Option<Taken>> {
             }
         }
         None => {
+            // What the lake claims to have is looked at before anything is built on it, and acknowledged.
+            if let Some(what) = damage(writer.store.as_ref(), &standing(writer).await?, CLAIM_MANIFESTS_MAX).await? {
+                return Err(refusal(&what));
+            }
             let name = writer.config.source.slot.clone();
             let edit = |w: &mut Watermark| w.source.timeline = timeline;
             let held = claim(writer.store.clone(), (&writer.id, writer.tenure), |w| refuse_ahead(w, confirmed, &name), edit).await?;

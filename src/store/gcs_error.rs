@@ -70,7 +70,10 @@ impl Answer {
             _ if rate_limited => StoreError::trouble(path, said),
             // Bytes damaged on their way: sent again they may arrive whole.
             _ if damaged => StoreError::trouble(path, said),
-            401 => StoreError::refused(path, format!("{said}; the credentials are not accepted: {MEND_CREDENTIALS}")),
+            401 => StoreError::Denied {
+                path: path.to_owned(),
+                message: format!("{said}; the credentials are not accepted: {MEND_CREDENTIALS}"),
+            },
             403 => StoreError::refused(path, format!("{said}; {MEND_RIGHTS} gs://{bucket} --member=… --role=roles/storage.objectUser")),
             404 => StoreError::refused(
                 path,
@@ -151,6 +154,7 @@ mod tests {
             StoreError::Precondition { .. } => "precondition",
             StoreError::Trouble { .. } => "trouble",
             StoreError::Refused { .. } => "refused",
+            StoreError::Denied { .. } => "denied",
         }
     }
 
@@ -160,9 +164,10 @@ mod tests {
         for passing in [308, 408, 409, 410, 429, 500, 502, 503, 504] {
             assert_eq!(kind(passing, ""), "trouble", "{passing}");
         }
-        for person in [400, 401, 403, 404, 405, 411, 413] {
+        for person in [400, 403, 404, 405, 411, 413] {
             assert_eq!(kind(person, ""), "refused", "{person}");
         }
+        assert_eq!(kind(401, ""), "denied", "once is no sign: whoever opened the store decides when it stays so");
         let limited = r#"{"error": {"code": 403, "message": "slow down", "errors": [{"reason": "userRateLimitExceeded"}]}}"#;
         assert_eq!(kind(403, limited), "trouble", "a rate limit comes as 403 too");
         assert_eq!(kind(400, "Provided CRC32C \"x\" doesn't match calculated CRC32C \"y\"."), "trouble");

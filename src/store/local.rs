@@ -20,6 +20,7 @@ use std::collections::HashSet;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,6 +69,7 @@ impl LocalStore {
             Err(e) => return Err(io_error(&shown, "opening the directory", &e)),
         }
         let temp = root.join(TEMP_FOLDER);
+        refuse_strangers(&root)?;
         sweep(&temp);
         let tag = RandomState::new().hash_one(std::process::id());
         Ok(Self(Arc::new(Directory { root, temp, tag, temp_count: AtomicU64::new(0), durable: Mutex::default() })))
@@ -266,8 +268,8 @@ impl Directory {
                     continue;
                 }
                 let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-                // Links are followed, as reading follows them.
-                match fs::metadata(entry.path()) {
+                // A link may lead anywhere: what it names is no object of the lake.
+                match fs::symlink_metadata(entry.path()) {
                     Ok(about) if about.is_dir() && format!("{path}/").starts_with(prefix) => folders.push(path),
                     Ok(about) if about.is_file() && path.starts_with(prefix) => found.push(meta(path, &about)),
                     Ok(_) => {}
@@ -291,21 +293,38 @@ impl Directory {
         }
     }
 
+    /// Does something in the folder of unfinished files, which is made (again) if it is not there: somebody may remove it by hand.
+    fn in_temp<T>(&self, path: &str, doing: &str, work: impl Fn() -> io::Result<T>) -> Result<T, StoreError> {
+        for last in [false, true] {
+            self.make_durable_dir(&self.temp).map_err(|e| io_error(path, "making the folder of unfinished files", &e))?;
+            match work() {
+                Ok(done) => return Ok(done),
+                Err(e) if e.kind() == ErrorKind::NotFound && !last => self.forget_durable(),
+                Err(e) => return Err(io_error(path, doing, &e)),
+            }
+        }
+        unreachable!("the last round returns")
+    }
+
     /// Writes the bytes to an unfinished file, not flushed.
     fn write_temp(&self, path: &str, body: &[u8]) -> Result<Temp, StoreError> {
-        self.make_durable_dir(&self.temp).map_err(|e| io_error(path, "making the folder of unfinished files", &e))?;
         let count = self.temp_count.fetch_add(1, Ordering::Relaxed);
         let name = self.temp.join(format!("{:016x}-{count}", self.tag));
-        let file = OpenOptions::new().write(true).create_new(true).open(&name).map_err(|e| io_error(path, "making a file", &e))?;
+        let file = self.in_temp(path, "making a file", || OpenOptions::new().write(true).create_new(true).open(&name))?;
         let mut temp = Temp { file, path: name, generation: 0 };
         temp.file.write_all(body).map_err(|e| io_error(path, "writing", &e))?;
         Ok(temp)
     }
 
     fn lock_file(&self, path: &str) -> Result<File, StoreError> {
-        self.make_durable_dir(&self.temp).map_err(|e| io_error(path, "making the lock's folder", &e))?;
         let name = self.temp.join(LOCK_NAME);
-        OpenOptions::new().write(true).create(true).truncate(false).open(name).map_err(|e| io_error(path, "opening the lock", &e))
+        self.in_temp(path, "opening the lock", || OpenOptions::new().write(true).create(true).truncate(false).open(&name))
+    }
+
+    /// Whether the lock is still the one that others take: a lock on a file that was removed excludes nobody.
+    fn is_the_lock(&self, lock: &File) -> io::Result<bool> {
+        let ours = lock.metadata()?;
+        Ok(stat(&self.temp.join(LOCK_NAME))?.is_some_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
     }
 
     /// The latest generation of any deleted object, or later.
@@ -315,7 +334,7 @@ impl Directory {
 
     /// Takes the lake's lock (flock: it goes with its holder, however that ends).
     fn lock(&self, path: &str, kind: Lock) -> Result<File, StoreError> {
-        let file = self.lock_file(path)?;
+        let mut file = self.lock_file(path)?;
         let begun = Instant::now();
         loop {
             let taken = match kind {
@@ -323,7 +342,9 @@ impl Directory {
                 Lock::Exclusive => file.try_lock(),
             };
             match taken {
-                Ok(()) => return Ok(file),
+                Ok(()) if self.is_the_lock(&file).map_err(|e| io_error(path, "looking at the lock", &e))? => return Ok(file),
+                Ok(()) if begun.elapsed() < LOCK_WAIT_MAX => file = self.lock_file(path)?,
+                Ok(()) => return Err(StoreError::trouble(path, format!("{} is removed again and again", self.temp.display()))),
                 Err(TryLockError::Error(e)) => return Err(io_error(path, "locking", &e)),
                 Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT_MAX => std::thread::sleep(LOCK_POLL),
                 Err(TryLockError::WouldBlock) => {
@@ -384,6 +405,37 @@ enum Lock {
     Exclusive,
 }
 
+/// Refuses links in the place of our folders and of the watermark, which would lead writes and deletions elsewhere, and folders that
+/// belong to somebody who is neither this user, nor root, nor the owner of the lake.
+fn refuse_strangers(root: &Path) -> Result<(), StoreError> {
+    let owner = match fs::metadata(root) {
+        Ok(found) => found.uid(),
+        Err(e) if is_absent(&e) => return Ok(()),
+        Err(e) => return Err(io_error("", "looking at the directory", &e)),
+    };
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let trusted = [owner, 0, unsafe { libc::geteuid() }];
+    for name in [TEMP_FOLDER, "tables", "commits", "state", "published", "watermark.json"] {
+        let at = root.join(name);
+        match fs::symlink_metadata(&at) {
+            Ok(found) if found.is_symlink() => {
+                return Err(StoreError::refused(name, format!("{} is a symbolic link; replace it by what it points to", at.display())));
+            }
+            Ok(found) if !trusted.contains(&found.uid()) => {
+                let fix = format!("chown -R {owner} {}", root.display());
+                return Err(StoreError::refused(
+                    name,
+                    format!("{} belongs to user {}; if that is meant: {fix}", at.display(), found.uid()),
+                ));
+            }
+            Ok(_) => {}
+            Err(e) if is_absent(&e) => {}
+            Err(e) => return Err(io_error(name, "looking at it", &e)),
+        }
+    }
+    Ok(())
+}
+
 /// Removes unfinished files of processes long gone. Best effort: a lake that may only be read has none of ours.
 fn sweep(temp: &Path) {
     let Ok(entries) = fs::read_dir(temp) else { return };
@@ -392,5 +444,63 @@ fn sweep(temp: &Path) {
         if age.is_some_and(|age| age > TEMP_AGE_MAX) {
             let _ = fs::remove_file(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_folder_of_unfinished_files_that_was_removed_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("lake")).unwrap();
+        let first = store.put_new("a", "1".into()).await.unwrap();
+        for _ in 0..2 {
+            fs::remove_dir_all(folder.path().join("lake/.tmp-huella")).unwrap();
+            store.put_new(&format!("b/{}", RandomState::new().hash_one(0)), "2".into()).await.unwrap();
+        }
+        fs::remove_dir_all(folder.path().join("lake/.tmp-huella")).unwrap();
+        let second = store.replace_if("a", "3".into(), first).await.unwrap();
+        fs::remove_dir_all(folder.path().join("lake/.tmp-huella")).unwrap();
+        store.delete("a").await.unwrap();
+        assert!(second != first && store.get("a").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_was_removed_excludes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("lake")).unwrap();
+        store.put_new("a", "1".into()).await.unwrap();
+        let held = store.0.lock("a", Lock::Exclusive).unwrap();
+        fs::remove_dir_all(folder.path().join("lake/.tmp-huella")).unwrap();
+        assert!(!store.0.is_the_lock(&held).unwrap());
+        let taken = store.0.lock("a", Lock::Exclusive).unwrap();
+        assert!(store.0.is_the_lock(&taken).unwrap());
+    }
+
+    #[test]
+    fn links_in_the_place_of_our_folders_are_refused() {
+        for name in [TEMP_FOLDER, "tables", "commits", "state", "published", "watermark.json"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (root, elsewhere) = (folder.path().join("lake"), folder.path().join("elsewhere"));
+            fs::create_dir_all(&root).unwrap();
+            fs::create_dir_all(&elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, root.join(name)).unwrap();
+            let error = LocalStore::open(root).unwrap_err();
+            assert!(matches!(&error, StoreError::Refused { .. }) && error.to_string().contains("symbolic link"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_link_names_is_not_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("lake")).unwrap();
+        store.put_new("tables/a", "1".into()).await.unwrap();
+        fs::create_dir_all(folder.path().join("elsewhere")).unwrap();
+        fs::write(folder.path().join("elsewhere/x"), "x").unwrap();
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), folder.path().join("lake/tables/b")).unwrap();
+        let found: Vec<_> = store.list("tables/").await.unwrap().into_iter().map(|meta| meta.path).collect();
+        assert_eq!(found, ["tables/a"]);
     }
 }

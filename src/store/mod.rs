@@ -10,11 +10,14 @@ mod gcs_error;
 mod gcs_upload;
 mod local;
 mod local_file;
+mod tolerating;
 
 pub use fault::{FaultStore, Plan};
 pub use gcs::{GcsSettings, GcsStore};
 pub(crate) use gcs_error::MEND_CREDENTIALS;
 pub use local::LocalStore;
+
+use tolerating::ToleratingStore;
 
 use crate::error::{Error, Result};
 use async_trait::async_trait;
@@ -70,7 +73,15 @@ pub enum StoreError {
         /// What was said.
         message: String,
     },
-    /// Refused for good (403, 401, 404 of the bucket, read-only directory): a person must act.
+    /// The credentials are not accepted (401): passing, unless it stays so. [`open`]'s stores decide which, and say trouble or refused.
+    #[error("{path}: {message}")]
+    Denied {
+        /// Object asked for.
+        path: String,
+        /// What was said, and the fix.
+        message: String,
+    },
+    /// Refused for good (403, 404 of the bucket, read-only directory): a person must act.
     #[error("{path}: {message}")]
     Refused {
         /// Object asked for.
@@ -107,7 +118,7 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Precondition { .. } => Error::bug(message),
             StoreError::Trouble { .. } => Error::retry(message),
-            StoreError::Refused { .. } => Error::lake(message),
+            StoreError::Refused { .. } | StoreError::Denied { .. } => Error::lake(message),
         }
     }
 }
@@ -163,6 +174,10 @@ pub const FAULTS_VARIABLE: &str = "HUELLA_FAULTS";
 /// # Errors
 /// `Kind::Config` for any other URL; `Kind::Lake` if the directory or the credentials are unusable. GCS is not asked yet.
 pub async fn open(url: &str) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(ToleratingStore::new(open_plain(url).await?)))
+}
+
+async fn open_plain(url: &str) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = match Location::parse(url)? {
         Location::Gcs { bucket, prefix } => Arc::new(GcsStore::open(&bucket, &prefix).await?),
         Location::Local(root) => {
