@@ -204,6 +204,53 @@ async fn a_snapshot_killed_at_any_step_leaves_the_catalogue_whole() {
     run.stop();
 }
 
+/// Every way in which a write's answer can fail to be its true one, at every write of the command, beside a writer and without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_becomes_of_a_write_the_copies_are_taken_once() {
+    let w = world().await;
+    let data = ["put_new:^tables/public.proveedores/v1/dt=@1", "put_new:^tables/public.sin_clave/v1/dt=@1", "put_new:^state/proposals/@1"];
+    let alone = ["replace_if:watermark.json@1", "put_new:^commits/@1", "replace_if:watermark.json@2"];
+    let mut n = 0;
+    let mut attempt = async |w: &World, writes: &[&str], failure: &str| {
+        n += 1;
+        w.sql(&format!("UPDATE proveedores SET nombre_proveedor = '{n}' WHERE id_proveedor < 9; INSERT INTO sin_clave VALUES ('x', {n})"))
+            .await;
+        let rules: Vec<String> = writes.iter().map(|write| format!("{write}={failure}")).collect();
+        let code = w.start(&["snapshot"], &[("HUELLA_FAULTS", &rules.join(";"))]).wait();
+        // 1: a file's upload cannot be sent again, so the copy is made again.
+        assert!(matches!(code, Some(0 | 1)), "{failure}: {code:?}\n{}", w.log());
+        assert!(
+            w.log().contains(&rules[0]) && (code == Some(1) || rules.iter().all(|rule| w.log().contains(rule))),
+            "{rules:?}\n{}",
+            w.log()
+        );
+        code
+    };
+    for failure in ["lose", "conflict", "refuse(timeout)", "refuse(429)", "late(20ms)", "late(700ms)"] {
+        // All together, and the proposal alone: where a file is not sent again nobody comes to propose it.
+        for writes in [&[&data[..], &alone[..]].concat()[..], &[&data[2..], &alone[..]].concat()[..]] {
+            age_the_watermark(&w);
+            if attempt(&w, writes, failure).await == Some(1) {
+                age_the_watermark(&w);
+                assert_eq!(w.run(&["snapshot"]).0, 0, "{failure}\n{}", w.log());
+            }
+            catalogues_are_true(&w).await;
+        }
+    }
+    let run = w.start(&["run"], &[]);
+    w.caught_up().await;
+    for failure in ["lose", "conflict", "refuse(timeout)", "refuse(429)", "late(20ms)", "late(700ms)"] {
+        for writes in [&data[..], &data[2..]] {
+            if attempt(&w, writes, failure).await == Some(1) {
+                assert_eq!(w.run(&["snapshot"]).0, 0, "{failure}\n{}", w.log());
+            }
+            catalogues_are_true(&w).await;
+        }
+    }
+    w.true_in_the_lake().await;
+    run.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proposal_that_nobody_waits_for_is_taken_by_the_next_writer() {
     let w = world().await;

@@ -51,8 +51,9 @@ const MATRIX: &[Step] = &[
     step("start.after_import", In::FirstStart, Then::KeepsTurn, &[]),
     step("start.after_promote", In::FirstStart, Then::KeepsTurn, &[]),
     step("start.after_ready", In::FirstStart, Then::Fenced, &["put_new:schema.json@1", "replace_if:watermark.json@1"]),
-    step("snapshot.after_first_file", In::FirstStart, Then::Fenced, &["put_new:.parquet@1"]),
-    step("snapshot.after_files", In::FirstStart, Then::Fenced, &["put_new:.parquet@2"]),
+    // By table: which of two copies comes first, nobody can tell.
+    step("snapshot.after_first_file", In::FirstStart, Then::Fenced, &["put_new:^tables/public.casos/v1/dt=@1"]),
+    step("snapshot.after_files", In::FirstStart, Then::Fenced, &["put_new:^tables/public.donaciones/v1/dt=@1"]),
     step("snapshot.after_commit", In::FirstStart, Then::Fenced, &["put_new:^commits/@1", "replace_if:watermark.json@2"]),
     step("claim.before_cas", In::Commit, Then::Waits, &[]),
     step("claim.after_cas", In::Commit, Then::Fenced, &["replace_if:watermark.json@1"]),

@@ -3,12 +3,15 @@
 //! Owns: opening the sessions. Does not own: any judgement.
 //! Invariant: the watermark is read after the slot (see [`super::judge`]).
 
-use super::{ConnectFailure, Finding, Known, Reached, Report, Session, Severity, Wanted, WantedTable, lake};
+use super::{ConnectFailure, Finding, Known, Reached, Report, Session, Severity, TablePlan, Wanted, WantedTable, lake};
 use crate::commit;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Kind, Result};
+use crate::lake::{WATERMARK, table_folder};
 use crate::postgres::{ConnectOptions, FIRST_CONNECTION, Replication, connect_sql, sqlstate};
 use crate::store::{self, Store};
+use crate::table_name::TableName;
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -81,6 +84,7 @@ pub async fn run(config: &Config, json: bool, patience: Option<Duration>) -> Res
         && answers
     {
         told.add(damaged(store.as_ref()).await)?;
+        told.add(twins(store.as_ref(), &tables).await)?;
     }
     let report = Report { findings: told.findings, tables };
     if json {
@@ -130,6 +134,23 @@ async fn damaged(store: &dyn Store) -> Option<Finding> {
     let (watermark, _) = commit::load(store).await.ok()??;
     let what = commit::damage(store, &watermark, usize::MAX).await.unwrap_or_else(|error| Some(error.full()))?;
     Some(Finding::problem("lake-damaged", "lake", what).mend(commit::DAMAGE_FIX))
+}
+
+/// Tables that would share a folder where a file system does not tell `A` from `a`.
+async fn twins(store: &dyn Store, tables: &[TablePlan]) -> Option<Finding> {
+    let mut folders = HashMap::new();
+    let twin = |plan: &TablePlan| {
+        folders.insert(table_folder(&plan.table).to_ascii_lowercase(), plan.table.clone()).map(|other| (other, plan.table.clone()))
+    };
+    let twins: Vec<(TableName, TableName)> = tables.iter().filter_map(twin).collect();
+    let (one, other) = twins.first()?;
+    // An object of this name was never written: who finds it found the watermark.
+    store.head(&WATERMARK.to_ascii_uppercase()).await.ok()??;
+    let text = format!("{one} and {other} share a folder: the lake's file system does not tell upper from lower case");
+    Some(
+        Finding::problem("lake-case", "lake", text)
+            .mend("put the lake on a file system that does (ext4, xfs, btrfs), or into a bucket; or replicate only one of them"),
+    )
 }
 
 fn wanted(config: &Config) -> Wanted {

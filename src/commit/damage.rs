@@ -6,6 +6,7 @@
 
 use super::chain::trace;
 use super::persist;
+use super::standing::load;
 use super::upload::base64;
 use crate::error::{Error, Result};
 use crate::lake::{LiveFile, TABLES, Watermark, commit_number};
@@ -119,8 +120,12 @@ async fn put_back(store: &dyn Store, watermark: &Watermark) -> Result<Option<Str
     let prefix = format!("commits/{:020}-e", next.0);
     let found = persist("look for later commits", || store.list(&prefix)).await?;
     let later = found.iter().find(|meta| commit_number(&meta.path).is_some_and(|(_, epoch)| epoch >= watermark.epoch));
-    Ok(later.map(|meta| {
-        format!("watermark.json stands at commit {}, and {} is there: an earlier watermark.json was put back", watermark.seq.0, meta.path)
+    let Some(later) = later else { return Ok(None) };
+    // A writer may be at work, and have come so far since the watermark was read.
+    let now = load(store).await?.map(|(now, _)| (now.seq, now.epoch));
+    let stands = now == Some((watermark.seq, watermark.epoch));
+    Ok(stands.then(|| {
+        format!("watermark.json stands at commit {}, and {} is there: an earlier watermark.json was put back", watermark.seq.0, later.path)
     }))
 }
 

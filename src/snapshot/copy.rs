@@ -79,6 +79,7 @@ pub async fn copy_tables(
             Work::new(job, plan, progress)
         })
         .collect();
+    let leftovers = Leftovers { tables: Arc::clone(&tables), store: Arc::clone(&sink.store) };
     let mut running = tokio::task::JoinSet::<Result<()>>::new();
     for session in sessions {
         let (tables, sink, done) = (Arc::clone(&tables), sink.clone(), done.clone());
@@ -90,10 +91,48 @@ pub async fn copy_tables(
         match ended.unwrap_or_else(|panic| Err(Error::bug("a copy worker panicked").with_source(panic))) {
             Ok(()) => {}
             Err(error) if error.is_retry() => first = first.and(Err(error)),
-            Err(error) => return Err(error),
+            Err(error) => {
+                first = Err(error);
+                break;
+            }
         }
     }
+    running.shutdown().await;
+    delete(sink.store.as_ref(), leftovers.take()).await;
     first
+}
+
+/// Deletes the files of copies that came to nothing, also where the copy is dropped half-way: they are of the present epoch, so no sweep
+/// takes them while this process lives, and a copy that fails again and again would fill the lake. Best effort: what stays is swept once
+/// the epoch is over.
+struct Leftovers {
+    tables: Arc<[Work]>,
+    store: Arc<dyn Store>,
+}
+
+impl Leftovers {
+    fn take(&self) -> Vec<String> {
+        self.tables.iter().flat_map(Work::leftovers).collect()
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let (paths, store) = (self.take(), Arc::clone(&self.store));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && !paths.is_empty()
+        {
+            runtime.spawn(async move { delete(store.as_ref(), paths).await });
+        }
+    }
+}
+
+async fn delete(store: &dyn Store, paths: Vec<String>) {
+    for path in paths {
+        if let Err(error) = store.delete(&path).await {
+            tracing::debug!(path, error = %error, "a file of a copy that failed stays until its epoch is over");
+        }
+    }
 }
 
 /// One worker: helps with every table that has ranges left.
@@ -122,7 +161,7 @@ async fn work(mut session: CopySession, tables: &[Work], at: Transaction, sink: 
 async fn copy_part(session: &mut CopySession, table: &Work, first: Range, at: Transaction, sink: &Sink) -> Result<Part> {
     let schema = &table.job.schema;
     let mut batch = CopyBatch::new(schema, &table.plan.columns, at, sink.hash_key.as_ref())?;
-    let mut output = Output::new(sink.clone(), Arc::clone(schema), at);
+    let mut output = Output::new(sink.clone(), Arc::clone(schema), at, Arc::clone(&table.made));
     let (leads, mut rows) = (first.first, 0);
     if leads {
         output.lead()?;

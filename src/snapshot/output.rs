@@ -5,6 +5,7 @@
 //! a file is listed only once it is durable.
 
 use super::job::Sink;
+use super::work::Made;
 use crate::batch::{GrowingFile, TableBatch, Transaction};
 use crate::commit::GrowingObject;
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ struct Place {
     sink: Sink,
     schema: Arc<TableSchema>,
     at: Transaction,
+    made: Arc<Made>,
 }
 
 type Step = (Option<Open>, Option<DataFile>);
@@ -44,13 +46,14 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(sink: Sink, schema: Arc<TableSchema>, at: Transaction) -> Self {
-        Self { place: Arc::new(Place { sink, schema, at }), lead: None, step: None, open: None, files: Vec::new() }
+    /// `made` learns the name of every file that is begun.
+    pub(super) fn new(sink: Sink, schema: Arc<TableSchema>, at: Transaction, made: Arc<Made>) -> Self {
+        Self { place: Arc::new(Place { sink, schema, at, made }), lead: None, step: None, open: None, files: Vec::new() }
     }
 
     /// The next rows are the table's first: the TRUNCATE row goes before them.
     pub(super) fn lead(&mut self) -> Result<()> {
-        let Place { sink, schema, at } = &*self.place;
+        let Place { sink, schema, at, .. } = &*self.place;
         let layout = Arc::new(schema.copy_layout());
         let mut batch = TableBatch::new(Arc::clone(schema), layout, date(at.commit_time_us), FileKind::Snapshot, sink.hash_key.as_ref())?;
         batch.truncate(at, -1);
@@ -119,6 +122,7 @@ impl Place {
         let (schema, at, sink) = (&self.schema, &self.at, &self.sink);
         let table = (&schema.table, schema.version);
         let object = GrowingObject::begin(sink.store.as_ref(), &sink.namer, table, &date(at.commit_time_us), at.commit_lsn).await?;
+        self.made.note(object.path());
         Ok(Open { file: GrowingFile::new(schema, sample, sink.row_group_bytes())?, object })
     }
 

@@ -9,14 +9,26 @@ use crate::lake::{DataFile, SnapshotMark};
 use crate::lsn::Lsn;
 use crate::observe::progress::TableProgress;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The table.
 pub(super) struct Work {
     pub(super) job: CopyJob,
     pub(super) plan: Plan,
     pub(super) progress: TableProgress,
+    /// Names of all files that were begun for it.
+    pub(super) made: Arc<Made>,
     state: Mutex<State>,
+}
+
+/// Names of files.
+#[derive(Debug, Default)]
+pub(super) struct Made(Mutex<Vec<String>>);
+
+impl Made {
+    pub(super) fn note(&self, path: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+    }
 }
 
 #[derive(Default)]
@@ -25,6 +37,8 @@ struct State {
     /// Workers that copy it.
     active: usize,
     failed: bool,
+    /// It was handed over, so that its files may be named from now on.
+    handed_over: bool,
     files: Vec<DataFile>,
     rows: u64,
 }
@@ -40,7 +54,7 @@ pub(super) struct Part {
 impl Work {
     pub(super) fn new(job: CopyJob, mut plan: Plan, progress: TableProgress) -> Self {
         let ranges = std::mem::take(&mut plan.ranges);
-        Self { job, plan, progress, state: Mutex::new(State { ranges, ..State::default() }) }
+        Self { job, plan, progress, made: Arc::default(), state: Mutex::new(State { ranges, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,6 +84,7 @@ impl Work {
         if state.active > 0 || !state.ranges.is_empty() || state.failed {
             return None;
         }
+        state.handed_over = true;
         let schema = &self.job.schema;
         Some(Copied {
             mark: SnapshotMark { table: schema.table.clone(), version: schema.version, snapshot, rows: state.rows },
@@ -77,6 +92,14 @@ impl Work {
             fingerprint: self.job.fingerprint.clone(),
             files: std::mem::take(&mut state.files),
         })
+    }
+
+    /// The files of a copy that came to nothing, once no worker is at it any more; none if it was handed over.
+    pub(super) fn leftovers(&self) -> Vec<String> {
+        if self.state().handed_over {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.made.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A worker failed on it: nothing of it is handed over, and nobody goes on with it.

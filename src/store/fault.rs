@@ -8,8 +8,8 @@ use crate::error::{Error, Result as CrateResult};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The operations of [`Store`] that can be made to fail.
@@ -188,7 +188,8 @@ fn parse_fault(text: &str) -> Result<Fault, String> {
 pub struct FaultStore {
     inner: Arc<dyn Store>,
     plan: Plan,
-    seen: Vec<AtomicU64>,
+    /// Operations that each rule has named. Counted together: of two operations at once one is before the other for all rules.
+    seen: Mutex<Vec<u64>>,
     fired: AtomicU64,
     opened: Instant,
 }
@@ -196,7 +197,7 @@ pub struct FaultStore {
 impl FaultStore {
     /// Puts the plan before the store; its clock starts now.
     pub fn new(inner: Arc<dyn Store>, plan: Plan) -> Self {
-        let seen = plan.0.iter().map(|_| AtomicU64::new(0)).collect();
+        let seen = Mutex::new(vec![0; plan.0.len()]);
         Self { inner, plan, seen, fired: AtomicU64::new(0), opened: Instant::now() }
     }
 
@@ -208,13 +209,16 @@ impl FaultStore {
     /// The fault of this operation. Counts it for every rule that names it.
     fn fault(&self, op: Op, path: &str) -> Option<Fault> {
         let mut decided: Option<&Rule> = None;
-        for (rule, seen) in self.plan.0.iter().zip(&self.seen).filter(|(rule, _)| rule.concerns(op, path)) {
-            let nth = seen.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut counts = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for (rule, seen) in self.plan.0.iter().zip(counts.iter_mut()).filter(|(rule, _)| rule.concerns(op, path)) {
+            *seen += 1;
+            let nth = *seen;
             let in_time = rule.until.is_none_or(|until| self.opened.elapsed() < until);
             if in_time && (rule.first..=rule.last).contains(&nth) {
                 decided = decided.or(Some(rule));
             }
         }
+        drop(counts);
         let rule = decided?;
         self.fired.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(path, rule = rule.text, "injected fault");
