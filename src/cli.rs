@@ -73,6 +73,13 @@ pub enum Command {
     #[command(after_help = "Examples:\n  huella compact\n  huella compact --before 2026-11-01\n\n\
         Safe beside `huella run`, beside readers, and to start again at any time.")]
     Compact(Compact),
+    /// Take every row of one key out of the lake, once it is deleted at the source
+    #[command(after_help = "Examples:\n  huella forget public.donantes 4711\n  huella forget public.donantes id_donante=4711\n  \
+        huella forget public.visitas '1020304050' 2026-11-24      # a key of two columns, in its order\n\n\
+        The row is followed through changes of its key, in all versions of the table. Refused (4) while the source still has it, or the lake\n\
+        has not come to its deletion. Without a key, name the rows by their cells. A hashed column takes the plain value (HUELLA_HASH_KEY is\n\
+        set), or its hash with --hashed. Safe beside everything else, and to start again at any time.")]
+    Forget(Forget),
     /// Write the manifests that BigQuery reads: one cut of all tables at one position
     #[command(after_help = "Example:\n  huella compact && huella publish\n\nAn unchanged table is not written again.")]
     Publish(Publish),
@@ -213,6 +220,20 @@ pub struct Daily {
     pub timeout: Duration,
 }
 
+/// `forget`.
+#[derive(Debug, Args)]
+pub struct Forget {
+    /// Table
+    #[arg(value_name = "TABLE")]
+    pub table: TableName,
+    /// The key's values in its order, or COLUMN=VALUE for each
+    #[arg(value_name = "KEY", required = true, allow_negative_numbers = true)]
+    pub key: Vec<String>,
+    /// Values of hashed columns are given as their hashes
+    #[arg(long)]
+    pub hashed: bool,
+}
+
 /// `dataform`.
 #[derive(Debug, Subcommand)]
 pub enum Dataform {
@@ -304,6 +325,8 @@ mod tests {
             panic!("not generate")
         };
         assert_eq!(generate.out, PathBuf::from("d"));
+        let Command::Forget(forget) = parsed("huella forget public.t -5 a=b --hashed").unwrap().command else { panic!("not forget") };
+        assert_eq!((forget.key, forget.hashed), (vec!["-5".to_owned(), "a=b".to_owned()], true));
         assert!(matches!(parsed("huella teardown --yes").unwrap().command, Command::Teardown(Teardown { yes: true })));
         let Command::Files(files) = parsed("huella files public.a.b --json --all-versions public.c").unwrap().command else {
             panic!("not files")
@@ -333,6 +356,7 @@ mod tests {
             "huella dataform",
             "huella status --max-lag much",
             "huella verify --timeout 0s",
+            "huella forget public.t",
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }

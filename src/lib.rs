@@ -16,6 +16,7 @@ pub mod dataform;
 pub mod error;
 pub mod failpoint;
 pub mod files;
+pub mod forget;
 pub mod lake;
 pub mod lsn;
 pub mod observe;

@@ -77,6 +77,10 @@ async fn command(command: Command, config: Config) -> Result<()> {
         Command::Compact(asked) => {
             wait::while_it_moves(Some(asked.timeout), "huella compact", huella::compact::run(&config, asked.before)).await
         }
+        Command::Forget(asked) => {
+            let asked = huella::forget::Asked { table: asked.table, key: asked.key, hashed: asked.hashed };
+            huella::forget::run(&config, &asked).await
+        }
         Command::Publish(asked) => wait::while_it_moves(Some(asked.timeout), "huella publish", huella::publish::run(&config)).await,
         Command::Daily(asked) => stoppable(|stop| huella::daily::run(config, asked.timeout, stop)).await,
         Command::Dataform { command: Dataform::Run } => {

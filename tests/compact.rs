@@ -250,6 +250,80 @@ async fn folded_days_give_the_same_state_and_go_on_doing_so() {
     assert_eq!(record(&w.lake())["number"], number, "what is folded is not read again");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_row_that_was_deleted_long_ago_only_its_key_is_left() {
+    let w = World::new().await;
+    w.sql("CREATE TABLE entera (id int, d date, nombre text, f float8, PRIMARY KEY (id, d)); ALTER TABLE entera REPLICA IDENTITY FULL")
+        .await;
+    w.sql("INSERT INTO entera SELECT i, 'infinity', 'ERASEME ' || i, 'NaN' FROM generate_series(1, 9) i").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    let deletes = || {
+        let all = w.read().changes("public.entera").into_iter();
+        all.filter(|change| change.op == "DELETE").collect::<Vec<_>>()
+    };
+    let fold = [("HUELLA_COMPACT_GRACE", "1h"), ("HUELLA_COMPACT_FOLD_AFTER", "30d")];
+    for change in ["UPDATE entera SET id = 50 WHERE id = 5", "DELETE FROM entera WHERE id IN (2, 3)", "DELETE FROM entera WHERE id = 50"] {
+        w.sql(change).await;
+        assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+        assert!(deletes().iter().any(|change| change.cells["nombre"].is_some()), "under FULL it is the whole row");
+        age(&w.lake(), |seq| format!("2026-01-{:02}", 1 + seq % 5));
+        assert_eq!(compact(&w, &fold), Some(0), "{}", w.log());
+        w.true_in_the_lake().await;
+    }
+    assert_eq!(deletes().len(), 4, "each key's last row");
+    for change in deletes() {
+        let left: Vec<&str> = change.cells.iter().filter(|(_, cell)| cell.is_some()).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(left, ["d", "id"], "{change:?}");
+        assert_eq!(change.exceptions, ["d"], "the key is told apart as before");
+    }
+    w.true_in_the_lake().await;
+    w.sql("INSERT INTO entera VALUES (2, 'infinity', 'de nuevo', 0)").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    w.true_in_the_lake().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn former_versions_leave_the_lake_after_a_while() {
+    let w = World::new().await;
+    w.sql("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int)").await;
+    w.sql("INSERT INTO t SELECT i, i FROM generate_series(1, 9) i; INSERT INTO u SELECT i, i FROM generate_series(1, 9) i").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    w.sql("ALTER TABLE t ALTER v TYPE text; UPDATE t SET v = 'x' WHERE id < 3").await;
+    w.sql("UPDATE u SET v = 0").await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    assert_eq!(w.watermark().unwrap()["tables"]["public.t"]["version"], 2, "{}", w.log());
+    age(&w.lake(), |_| "2026-06-01".to_owned());
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    let of_version = |version: &str| listed(&w, &["--all-versions"]).iter().filter(|path| path.to_string_lossy().contains(version)).count();
+    let state = states(&w.read());
+    // Its files are from long ago; so is what came after it, but not that long.
+    assert_eq!(compact(&w, &[SHORT, ("HUELLA_COMPACT_KEEP_VERSIONS", "36500d")]), Some(0), "{}", w.log());
+    assert!(of_version("public.t/v1/") > 0);
+    for _ in 0..3 {
+        assert_eq!(compact(&w, &[SHORT, ("HUELLA_COMPACT_KEEP_VERSIONS", "30d")]), Some(0), "{}", w.log());
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    assert_eq!(of_version("public.t/v1/"), 0);
+    assert!(of_version("public.t/v2/") > 0 && of_version("public.u/v1/") > 0);
+    // The manifest of the former version still names its files: they are there until it does not.
+    let named = |lake: &Path| {
+        let text = std::fs::read_to_string(lake.join("tables/public.t/v1/_published.manifest")).unwrap();
+        text.lines().map(PathBuf::from).collect::<Vec<_>>()
+    };
+    let before = named(&w.lake());
+    assert!(!before.is_empty() && before.iter().all(|path| path.exists()));
+    assert_eq!(w.run(&["publish"]).0, 0, "{}", w.log());
+    for _ in 0..3 {
+        assert_eq!(compact(&w, &[SHORT, ("HUELLA_COMPACT_KEEP_VERSIONS", "30d")]), Some(0), "{}", w.log());
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    assert!(before.iter().all(|path| !path.exists()), "{before:?}");
+    assert!(named(&w.lake()).iter().all(|path| path.exists()));
+    assert_eq!(states(&w.read()), state);
+    w.true_in_the_lake().await;
+}
+
 #[test]
 fn ten_thousand_files_are_merged_in_bounded_memory() {
     let dir = tempfile::tempdir().unwrap();

@@ -89,12 +89,16 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("compact.after_marks", COMPACT),
     ("compact.after_prune", COMPACT),
     ("compact.after_delete", COMPACT),
+    ("forget.after_receipt", FORGET),
+    ("forget.after_swap", FORGET),
+    ("forget.after_publish", FORGET),
     ("publish.after_schema", PUBLISH),
     ("publish.after_rowless", PUBLISH),
     ("publish.after_manifest", PUBLISH),
     ("publish.after_cut", PUBLISH),
 ];
 const COMPACT: &str = include_str!("compact.rs");
+const FORGET: &str = include_str!("forget.rs");
 const PUBLISH: &str = include_str!("publish.rs");
 const CATALOGUES: &str = include_str!("catalogues.rs");
 

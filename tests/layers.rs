@@ -30,6 +30,7 @@ const ROOMS: &[&str] = &[
     "verify",
     "publish",
     "compact",
+    "forget",
     "dataform",
     "teardown",
     "daily",

@@ -1,8 +1,8 @@
 //! Which rows of a table's past the state no longer depends on.
 //!
-//! Owns: the rule. Pure: rows without their cells. Invariants: rows are kept or dropped, never changed; whatever changes follow, the state
-//! is the same with and without the dropped rows; the last row of every key stays, a DELETE as well, so that a reader who has
-//! merged only a part of this past still learns of it.
+//! Owns: the rule. Pure: rows without their cells. Invariants: rows are kept or dropped, and none is changed but that a DELETE loses what is not
+//! its key; whatever changes follow, the state is the same with and without the dropped rows; the last row of every key stays, a
+//! DELETE as well, so that a reader who has merged only a part of this past still learns of it.
 //!
 //! The rule. The last TRUNCATE (each copy begins with one) stays; rows before it go. Of the rows of a key behind it the last one stays.
 //! Where that left out columns (`_unchanged`), the rows that it takes them from stay too: backwards from it, each row
@@ -13,7 +13,7 @@ use crate::lake::Position;
 use std::collections::{BTreeSet, HashMap};
 
 /// Digest of a key's cells: as good as the key itself.
-pub(super) type Key = [u8; 16];
+pub(crate) type Key = [u8; 16];
 /// Numbers of the columns that a row left out.
 pub(super) type Columns = BTreeSet<u16>;
 
@@ -48,11 +48,11 @@ pub(super) struct Demand {
 
 /// Keeps the last row of each key, and what it rests on among the key's own rows. All of `keys`' rows lie behind the last TRUNCATE, in
 /// their order. Returns what is needed of other keys.
-pub(super) fn settle(keys: &HashMap<Key, Vec<Event>>, mut keep: impl FnMut((u32, u32))) -> Vec<Demand> {
+pub(super) fn settle(keys: &HashMap<Key, Vec<Event>>, mut keep: impl FnMut(&Event)) -> Vec<Demand> {
     let mut needed = Vec::new();
     for events in keys.values() {
         let Some(last) = events.last() else { continue };
-        keep(last.place);
+        keep(last);
         if last.op == Op::Update && !last.unchanged.is_empty() {
             needed.extend(trace(events, events.len() - 1, last.unchanged.clone(), &mut keep));
         }
@@ -61,19 +61,19 @@ pub(super) fn settle(keys: &HashMap<Key, Vec<Event>>, mut keep: impl FnMut((u32,
 }
 
 /// Keeps what demands need. Each life of a row ends once, so that no demand comes twice, and what it needs in turn lies before it.
-pub(super) fn answer(keys: &HashMap<Key, Vec<Event>>, demands: &[(Key, Demand)], mut keep: impl FnMut((u32, u32))) -> Vec<Demand> {
+pub(super) fn answer(keys: &HashMap<Key, Vec<Event>>, demands: &[(Key, Demand)], mut keep: impl FnMut(&Event)) -> Vec<Demand> {
     let mut needed = Vec::new();
     for (key, demand) in demands {
         let Some(events) = keys.get(key) else { continue };
         let Ok(at) = events.binary_search_by_key(&demand.delete, |event| event.position) else { continue };
-        keep(events[at].place);
+        keep(&events[at]);
         needed.extend(trace(events, at, demand.columns.clone(), &mut keep));
     }
     needed
 }
 
 /// Looks backwards from the row `at` for `missing` columns; the demand that is left over where the key changed.
-fn trace(events: &[Event], at: usize, mut missing: Columns, keep: &mut impl FnMut((u32, u32))) -> Option<Demand> {
+fn trace(events: &[Event], at: usize, mut missing: Columns, keep: &mut impl FnMut(&Event)) -> Option<Demand> {
     let moved = |event: &Event, missing: Columns| Demand { delete: (event.position.0, event.position.1 - 1), columns: missing };
     if events[at].moved {
         return Some(moved(&events[at], missing));
@@ -82,13 +82,13 @@ fn trace(events: &[Event], at: usize, mut missing: Columns, keep: &mut impl FnMu
         match event.op {
             Op::Delete => return None, // nothing is known of a row that was not there
             Op::Put => {
-                keep(event.place);
+                keep(event);
                 return None;
             }
             Op::Update => {
                 let left: Columns = missing.intersection(&event.unchanged).copied().collect();
                 if left.len() < missing.len() || event.moved {
-                    keep(event.place);
+                    keep(event);
                 }
                 missing = left;
                 if missing.is_empty() {
@@ -192,8 +192,8 @@ mod tests {
             let event = Event { position: row.position, op, moved: row.moved, unchanged, place: (0, at as u32) };
             passes[usize::from(row.key % parts)].entry(digest(row.key)).or_default().push(event);
         }
-        let mut keep = |(_, at): (u32, u32)| {
-            kept.insert(at as usize);
+        let mut keep = |event: &Event| {
+            kept.insert(event.place.1 as usize);
         };
         let mut demands: Vec<Demand> = passes.iter().flat_map(|keys| settle(keys, &mut keep)).collect();
         while !demands.is_empty() {

@@ -4,6 +4,7 @@
 //! order of files (`plan`). Invariants: a file that is not the one the list names is never passed on; what is held is
 //! bounded by the budget and one batch of rows.
 
+use super::reduce;
 use crate::commit::{self, persist};
 use crate::error::{Error, Result};
 use crate::lake::{DataFile, LiveFile, Position, Span};
@@ -112,6 +113,17 @@ impl Rows {
 
     pub(super) fn position(&self, at: usize) -> Position {
         (Lsn(self.lsn.value(at) as u64), self.seq.value(at))
+    }
+
+    /// Rows `from` to `to`, with nothing of them left but the key and their place.
+    pub(super) fn reduced(&self, from: usize, to: usize, version: &TableSchema) -> Result<Self> {
+        let rows = reduce::reduced(&self.rows.slice(from, to - from), version)?;
+        Ok(Self { rows, lsn: self.lsn.slice(from, to - from), seq: self.seq.slice(from, to - from) })
+    }
+
+    /// Whether the row holds nothing but its key and its place.
+    pub(super) fn is_reduced(&self, at: usize, version: &TableSchema) -> bool {
+        reduce::is_reduced(&self.rows, at, version)
     }
 }
 

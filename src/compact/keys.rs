@@ -4,14 +4,16 @@
 //! Invariants: only rows below every row of a younger day, and below the published cut, are ever dropped, so that whatever makes a row void
 //! is visible wherever the row was; a table without a key is left alone.
 
-use super::fold::{Columns, Demand, Event, Key, Op, answer, settle};
+pub(crate) use super::fold::Key;
+use super::fold::{Columns, Demand, Event, Op, answer, settle};
 use super::input::{Reader, Rows, fetch};
 use super::plan::{Group, by_day};
-use super::rewrite::{Bits, Work, blocking};
+use super::rewrite::{Bits, Edit, Work, blocking};
 use crate::error::{Error, Result};
 use crate::lake::{LiveFile, Position, day_of};
 use crate::lsn::Lsn;
 use crate::schema::version::{METADATA, TableSchema};
+use crate::store::Store;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, StringArray};
@@ -30,8 +32,10 @@ const NEW_PART: u64 = 10;
 /// What is rewritten of a table.
 pub(super) struct Plan {
     pub(super) groups: Vec<Group>,
-    /// Rows that stay, by path.
-    pub(super) keep: Arc<HashMap<String, Bits>>,
+    /// What becomes of their rows, by path.
+    pub(super) edits: Arc<HashMap<String, Edit>>,
+    /// Rows at or above stay as they are: who has some is looked at again.
+    pub(super) horizon: Lsn,
 }
 
 /// Looks at the days before `before`; `None` if there is nothing worth doing.
@@ -54,23 +58,33 @@ pub(super) async fn plan(
     let pass = Pass { work, schema, files: &old, horizon };
     let mut keep: Vec<Bits> = vec![Bits::default(); old.len()];
     let survey = pass.survey(&mut keep).await?;
+    let mut edits: Vec<Edit> = keep.into_iter().map(|keep| Edit { keep, reduce: Bits::default() }).collect();
+    let mut keep = |event: &Event| {
+        let (file, row) = event.place;
+        let edit = &mut edits[file as usize];
+        edit.keep.set(row as usize);
+        // Under REPLICA IDENTITY FULL it holds the whole row that it removed. Those of folded files were reduced then.
+        if event.op == Op::Delete && !old[file as usize].folded {
+            edit.reduce.set(row as usize);
+        }
+    };
     let passes = old.iter().map(|live| live.file.rows).sum::<u64>().div_ceil(ROWS_PER_PASS).max(1);
     let part = move |key: &Key| (u64::from(key[0]) + 256 * u64::from(key[1])) % passes;
     let mut demands: Vec<Demand> = Vec::new();
     for number in 0..passes {
         let keys = pass.events(survey.floor, move |key| part(key) == number).await?;
-        demands.extend(settle(&keys, |(file, row)| keep[file as usize].set(row as usize)));
+        demands.extend(settle(&keys, &mut keep));
     }
     while !demands.is_empty() {
         let asked: Vec<(Key, Demand)> =
             std::mem::take(&mut demands).into_iter().filter_map(|demand| Some((*survey.deletes.get(&demand.delete)?, demand))).collect();
         for number in (0..passes).filter(|number| asked.iter().any(|(key, _)| part(key) == *number)) {
             let keys = pass.events(survey.floor, move |key| part(key) == number).await?;
-            demands.extend(answer(&keys, &asked, |(file, row)| keep[file as usize].set(row as usize)));
+            demands.extend(answer(&keys, &asked, &mut keep));
         }
     }
-    let keep = old.iter().map(|live| live.file.path.clone()).zip(keep).collect();
-    Ok(Some(Plan { groups: by_day(old.iter()), keep: Arc::new(keep) }))
+    let edits = old.iter().map(|live| live.file.path.clone()).zip(edits).collect();
+    Ok(Some(Plan { groups: by_day(old.iter()), edits: Arc::new(edits), horizon }))
 }
 
 /// What must be known of all rows before any is decided on.
@@ -91,32 +105,12 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Calls `take` with each file's number, the number of the batch's first row in it, and the batch.
-    async fn each<T, F>(&self, mut state: T, take: F) -> Result<T>
+    async fn each<T, F>(&self, state: T, take: F) -> Result<T>
     where
         T: Send + 'static,
         F: Fn(&mut T, u32, u32, &Row<'_>, usize) -> Result<()> + Send + Sync + Copy + 'static,
     {
-        let columns = looked_at(self.schema);
-        let mut feed = fetch(Arc::clone(&self.work.store), self.files.to_vec(), FETCH_BUDGET);
-        for number in 0..self.files.len() {
-            let fetched = feed.recv().await.ok_or_else(|| Error::bug("fetching ended early"))??;
-            let (schema, columns) = (Arc::clone(self.schema), Arc::clone(&columns));
-            state = blocking(move || {
-                let mut reader = Reader::open(fetched, &schema, &columns)?;
-                let mut before = 0;
-                while let Some(rows) = reader.next()? {
-                    let row = Row::of(&rows, &schema)?;
-                    for at in 0..rows.len() {
-                        take(&mut state, number as u32, before + at as u32, &row, at)?;
-                    }
-                    before += rows.len() as u32;
-                }
-                Ok(state)
-            })
-            .await?;
-        }
-        Ok(state)
+        each_row(&self.work.store, self.schema, self.files, looked_at(self.schema, &[]), state, take).await
     }
 
     /// The floor, the keys of DELETEs that may be asked for, and the rows above the horizon, which stay.
@@ -188,17 +182,51 @@ impl Pass<'_> {
     }
 }
 
-/// The key's columns and those of ours that folding looks at.
-fn looked_at(schema: &TableSchema) -> SchemaRef {
+/// Reads files of one version from end to end. Calls `take` with each file's number, the row's number in it, and the row's batch and place there.
+pub(crate) async fn each_row<T, F>(
+    store: &Arc<dyn Store>,
+    schema: &Arc<TableSchema>,
+    files: &[LiveFile],
+    columns: SchemaRef,
+    mut state: T,
+    take: F,
+) -> Result<T>
+where
+    T: Send + 'static,
+    F: Fn(&mut T, u32, u32, &Row<'_>, usize) -> Result<()> + Send + Sync + Clone + 'static,
+{
+    let mut feed = fetch(Arc::clone(store), files.to_vec(), FETCH_BUDGET);
+    for number in 0..files.len() {
+        let fetched = feed.recv().await.ok_or_else(|| Error::bug("fetching ended early"))??;
+        let (schema, columns, take) = (Arc::clone(schema), Arc::clone(&columns), take.clone());
+        state = blocking(move || {
+            let mut reader = Reader::open(fetched, &schema, &columns)?;
+            let mut before = 0;
+            while let Some(rows) = reader.next()? {
+                let row = Row::of(&rows, &schema)?;
+                for at in 0..rows.len() {
+                    take(&mut state, number as u32, before + at as u32, &row, at)?;
+                }
+                before += rows.len() as u32;
+            }
+            Ok(state)
+        })
+        .await?;
+    }
+    Ok(state)
+}
+
+/// The key's columns, those of ours that say what a row does, and `more`.
+pub(crate) fn looked_at(schema: &TableSchema, more: &[String]) -> SchemaRef {
     let own = ["_op", "_commit_lsn", "_seq", "_unchanged", "_old_key", "_exceptions"];
     debug_assert!(own.iter().all(|name| METADATA.contains(name)));
     let all = schema.arrow();
-    let wanted = |name: &str| own.contains(&name) || schema.key.iter().any(|key| key == name);
+    let wanted = |name: &str| own.contains(&name) || schema.key.iter().chain(more).any(|column| column == name);
     Arc::new(Schema::new(all.fields().iter().filter(|field| wanted(field.name())).cloned().collect::<Vec<_>>()))
 }
 
 /// A batch's columns as folding looks at them.
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     rows: &'a Rows,
     schema: &'a TableSchema,
     key: Vec<(&'a str, &'a ArrayRef)>,
@@ -230,23 +258,54 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// Digest of the key: of each column its value, or its NULL, or the text that its type could not hold.
-    fn key(&self, at: usize) -> Result<Key> {
-        let exceptions: HashMap<String, String> = self.json("_exceptions", self.exceptions, at)?.unwrap_or_default();
-        let mut digest = Sha256::new();
-        for (name, array) in &self.key {
-            let (tag, bytes) = match (exceptions.get(*name), array.is_valid(at)) {
-                (Some(text), _) => (2u8, text.as_bytes().to_vec()),
-                (None, true) => (1, cell(array, at)?),
-                (None, false) => (0, Vec::new()),
-            };
-            digest.update([tag]);
-            digest.update((bytes.len() as u64).to_le_bytes());
-            digest.update(bytes);
+    /// `(_commit_lsn, _seq)`.
+    pub(crate) fn position(&self, at: usize) -> Position {
+        self.rows.position(at)
+    }
+
+    /// `_op`.
+    pub(crate) fn op(&self, at: usize) -> &str {
+        self.op.value(at)
+    }
+
+    /// Whether it is the second row of a change of key.
+    pub(crate) fn is_moved(&self, at: usize) -> bool {
+        self.old_key.is_valid(at)
+    }
+
+    /// Whether it holds nothing but its key and its place, as far as it was read.
+    pub(crate) fn is_reduced(&self, at: usize) -> bool {
+        self.rows.is_reduced(at, self.schema)
+    }
+
+    /// Digest of the key.
+    pub(crate) fn key(&self, at: usize) -> Result<Key> {
+        self.digest(&self.key, at)
+    }
+
+    /// Digest of the cells of some columns, as [`Row::key`] is of the key's; `None` if the row leaves one out.
+    pub(crate) fn digest_of(&self, names: &[String], at: usize) -> Result<Option<Key>> {
+        let left_out: Vec<String> = self.json("_unchanged", self.unchanged, at)?.unwrap_or_default();
+        if names.iter().any(|name| left_out.contains(name)) {
+            return Ok(None);
         }
-        let mut key = Key::default();
-        key.copy_from_slice(&digest.finalize()[..16]);
-        Ok(key)
+        let mut columns: Vec<(&str, &ArrayRef)> = Vec::with_capacity(names.len());
+        for name in names {
+            let column = self.rows.rows.column_by_name(name);
+            let column = column.ok_or_else(|| Error::bug(format!("{}: column {name} was not read", self.schema.table)))?;
+            columns.push((name, column));
+        }
+        self.digest(&columns, at).map(Some)
+    }
+
+    /// Of each column its value, or its NULL, or the text that its type could not hold.
+    fn digest(&self, columns: &[(&str, &ArrayRef)], at: usize) -> Result<Key> {
+        let exceptions: HashMap<String, String> = self.json("_exceptions", self.exceptions, at)?.unwrap_or_default();
+        let mut digest = Digester::default();
+        for (name, array) in columns {
+            digest.add(exceptions.get(*name).map(String::as_str), array, at)?;
+        }
+        Ok(digest.key())
     }
 
     /// Numbers of the columns that `_unchanged` names.
@@ -268,6 +327,32 @@ impl<'a> Row<'a> {
         // The cause would show a piece of the cell.
         let value = serde_json::from_str(column.value(at));
         value.map(Some).map_err(|_| Error::lake(format!("{}: a row's {name} is not the JSON it should be", self.schema.table)))
+    }
+}
+
+/// Digests the cells of a key, one after the other.
+#[derive(Default)]
+pub(crate) struct Digester(Sha256);
+
+impl Digester {
+    /// Adds the cell `at` of a column, or the text that its type could not hold.
+    pub(crate) fn add(&mut self, exception: Option<&str>, array: &ArrayRef, at: usize) -> Result<()> {
+        let (tag, bytes) = match (exception, array.is_valid(at)) {
+            (Some(text), _) => (2u8, text.as_bytes().to_vec()),
+            (None, true) => (1, cell(array, at)?),
+            (None, false) => (0, Vec::new()),
+        };
+        self.0.update([tag]);
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+        Ok(())
+    }
+
+    /// The digest.
+    pub(crate) fn key(self) -> Key {
+        let mut key = Key::default();
+        key.copy_from_slice(&self.0.finalize()[..16]);
+        key
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Replacement {
     pub(super) old: HashSet<String>,
     /// What takes its place, durable.
     pub(super) new: Vec<LiveFile>,
+    /// A document that says what it is, if one does.
+    pub(super) receipt: Option<String>,
 }
 
 /// What a list of live files says of a replacement.
@@ -30,7 +32,7 @@ pub(super) struct Replacement {
 enum Fate {
     /// All that it replaces is live: it can be done.
     Open,
-    /// It is done: the reply to a write of ours was lost, and others have built on it since.
+    /// It is done: the reply to a write of ours was lost, and others have built on it since. Of one that leaves no file nobody can tell.
     Done,
     /// Another process replaced the same files. Ours may have counted for a while before that, and readers may be at them.
     Late,
@@ -40,7 +42,7 @@ impl Replacement {
     fn fate(&self, live: &HashSet<&str>) -> Fate {
         if self.old.iter().all(|path| live.contains(path.as_str())) {
             Fate::Open
-        } else if self.new.iter().all(|new| live.contains(new.file.path.as_str())) {
+        } else if !self.new.is_empty() && self.new.iter().all(|new| live.contains(new.file.path.as_str())) {
             Fate::Done
         } else {
             Fate::Late
@@ -114,7 +116,8 @@ impl Ledger {
             if let Some(before) = marks.first_mut() {
                 before.superseded = Some(time.clone());
             }
-            marks.insert(0, CheckpointMark { path, seq: checkpoint.seq, commit, time, superseded: None });
+            let receipt = replacements.iter().find_map(|replacement| replacement.receipt.clone());
+            marks.insert(0, CheckpointMark { path, seq: checkpoint.seq, commit, time, superseded: None, receipt });
             let next = Compaction { format: FORMAT, number, checkpoints: marks };
             if self.write(&next, generation).await? {
                 failpoint::hit("compact.after_record");

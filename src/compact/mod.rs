@@ -6,10 +6,14 @@
 //! crash leaves; several of these, a writer and readers may be at work at once.
 
 mod fold;
+mod forgotten;
 mod input;
-mod keys;
+pub(crate) mod keys;
 mod ledger;
 mod plan;
+mod reduce;
+pub(crate) mod removal;
+mod retire;
 mod rewrite;
 mod stopwatch;
 mod sweep;
@@ -21,8 +25,10 @@ use crate::lake::LiveFile;
 use crate::schema::version::TableSchema;
 use crate::table_name::TableName;
 use chrono::{NaiveDate, Utc};
+pub(crate) use forgotten::merged;
 use indicatif::{ProgressBar, ProgressStyle};
 use ledger::{Ledger, Replacement};
+pub(crate) use rewrite::{Bits, Edit};
 use rewrite::{Work, rewrite};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,6 +50,7 @@ pub async fn run(config: &Config, before: Option<NaiveDate>) -> Result<()> {
     }
     let store = crate::store::open(&config.lake.url).await?;
     let mut ledger = Ledger::open(Arc::clone(&store), config.compact.grace).await?;
+    forgotten::count(store.as_ref(), config.compact.grace, now).await?;
     // First the list as it is: from here on every file that is replaced stands in a checkpoint before.
     ledger.commit(Vec::new(), Stopwatch::start()).await?;
     let sum = |live: &[LiveFile]| (live.len() as u64, live.iter().map(|live| live.file.bytes).sum::<u64>());
@@ -57,18 +64,30 @@ pub async fn run(config: &Config, before: Option<NaiveDate>) -> Result<()> {
         late: 0,
     };
     job.compact(&mut ledger, &before.to_string()).await?;
-    let mut dropped = 0;
+    let (mut dropped, mut retired) = (0, 0);
     if let Some(age) = config.compact.fold_after {
         dropped = job.fold(&mut ledger, &(now - age).date_naive().min(before).to_string()).await?;
     }
+    if let Some(keep) = config.compact.keep_versions {
+        let old = retire::retired(&ledger.live, &ledger.watermark, keep, now);
+        retired = old.len();
+        if !old.is_empty() {
+            // Whatever came too late is found by the next run.
+            let replacement = Replacement { old, ..Replacement::default() };
+            ledger.commit(vec![replacement], Stopwatch::start()).await?;
+        }
+    }
+    forgotten::finish(&mut ledger, &job.work, &mut job.part).await?;
     let (files_after, bytes_after) = sum(&ledger.live);
     let swept = sweep::sweep(&mut ledger, Utc::now()).await?;
+    forgotten::settle(&ledger, Utc::now()).await?;
     tracing::info!(
         files_before,
         bytes_before,
         files_after,
         bytes_after,
         rows_folded = dropped,
+        files_of_former_versions = retired,
         replaced_by_others = job.late,
         files_deleted = swept.files,
         bytes_deleted = swept.bytes,
@@ -110,7 +129,8 @@ impl Job {
                     rows(&new)
                 )));
             }
-            self.done.push(Replacement { old: group.files.iter().map(|live| live.file.path.clone()).collect(), new });
+            let old = group.files.iter().map(|live| live.file.path.clone()).collect();
+            self.done.push(Replacement { old, new, receipt: None });
             bar.inc(group.files.iter().map(|live| live.file.bytes).sum());
             if self.begun.elapsed() >= COMMIT_EVERY {
                 self.settle(ledger).await?;
@@ -133,18 +153,18 @@ impl Job {
             let Some(plan) = keys::plan(&self.work, &ledger.live, &schema, before, cut).await? else { continue };
             let mut replacement = Replacement::default();
             for group in plan.groups {
-                let untouched =
-                    group.files.iter().all(|live| plan.keep.get(&live.file.path).is_some_and(|bits| bits.count() == live.file.rows));
+                let unchanged = |live: &LiveFile| plan.edits.get(&live.file.path).is_some_and(|edit| edit.changes_nothing(live.file.rows));
+                let untouched = group.files.iter().all(unchanged);
                 replacement.old.extend(group.files.iter().map(|live| live.file.path.clone()));
                 let mut new = if untouched {
                     group.files
                 } else {
                     let before: u64 = group.files.iter().map(|live| live.file.rows).sum();
-                    let new = rewrite(&self.work, &group, Arc::clone(&schema), Some(Arc::clone(&plan.keep)), &mut self.part).await?;
+                    let new = rewrite(&self.work, &group, Arc::clone(&schema), Some(Arc::clone(&plan.edits)), &mut self.part).await?;
                     dropped += before - new.iter().map(|live| live.file.rows).sum::<u64>();
                     new
                 };
-                new.iter_mut().for_each(|live| live.folded = true);
+                new.iter_mut().for_each(|live| live.folded = !live.reaches(plan.horizon));
                 replacement.new.extend(new);
             }
             self.done.push(replacement);

@@ -2,7 +2,7 @@
 //!
 //! Owns: the merge, row groups, the names and sizes of new files. Does not own: what is rewritten (`plan`), when it counts (`ledger`).
 //! Invariants: every row goes over, in the order of `(_commit_lsn, _seq)` (equal ones, which only copies have, in the order of their
-//! files), but for those that folding left out; the order is checked row by row, not assumed; memory is one encoded file,
+//! files), but for those that an edit leaves out; the order is checked row by row, not assumed; memory is one encoded file,
 //! the fetched ones within their budget, and one batch for each run.
 
 use super::input::{self, Fetched, Reader, Rows, fetch};
@@ -35,14 +35,27 @@ const ZSTD: i32 = 3;
 
 /// One bit a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Bits(Vec<u64>);
+pub(crate) struct Bits(Vec<u64>);
 
 impl Bits {
-    pub(super) fn set(&mut self, at: usize) {
+    /// The bits of the first `rows` rows.
+    pub(crate) fn first(rows: u64) -> Self {
+        let mut bits = Self(vec![u64::MAX; (rows / 64) as usize]);
+        bits.0.push((1 << (rows % 64)) - 1);
+        bits
+    }
+
+    pub(crate) fn set(&mut self, at: usize) {
         if self.0.len() <= at / 64 {
             self.0.resize(at / 64 + 1, 0);
         }
         self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    pub(crate) fn clear(&mut self, at: usize) {
+        if let Some(word) = self.0.get_mut(at / 64) {
+            *word &= !(1 << (at % 64));
+        }
     }
 
     pub(super) fn has(&self, at: usize) -> bool {
@@ -54,8 +67,24 @@ impl Bits {
     }
 }
 
-/// Rows to keep by path; `None`: all.
-pub(super) type Keep = Option<Arc<HashMap<String, Bits>>>;
+/// What becomes of a file's rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Edit {
+    /// These stay, all others go.
+    pub(crate) keep: Bits,
+    /// Of these, which are DELETEs, only the key stays.
+    pub(crate) reduce: Bits,
+}
+
+impl Edit {
+    /// Whether a file of `rows` rows is the same afterwards.
+    pub(super) fn changes_nothing(&self, rows: u64) -> bool {
+        self.reduce.count() == 0 && self.keep.count() == rows
+    }
+}
+
+/// Edits by path, a file without one loses all its rows; `None`: every row stays as it is.
+pub(super) type Edits = Option<Arc<HashMap<String, Edit>>>;
 
 /// What does not change from group to group.
 #[derive(Clone)]
@@ -67,7 +96,7 @@ pub(super) struct Work {
 }
 
 /// Writes the rows of a group anew; returns the new files, durable, that no list names yet.
-pub(super) async fn rewrite(work: &Work, group: &Group, version: Arc<TableSchema>, keep: Keep, part: &mut u64) -> Result<Vec<LiveFile>> {
+pub(super) async fn rewrite(work: &Work, group: &Group, version: Arc<TableSchema>, edits: Edits, part: &mut u64) -> Result<Vec<LiveFile>> {
     let mut files = group.files.clone();
     let unplaced = unplaced(&files);
     let mut looked_at = fetch(Arc::clone(&work.store), unplaced.iter().map(|at| files[*at].clone()).collect(), FETCH_BUDGET);
@@ -104,7 +133,7 @@ pub(super) async fn rewrite(work: &Work, group: &Group, version: Arc<TableSchema
     };
     let group = group.clone();
     let output =
-        blocking(move || merge(runs, output, &all, &keep).map_err(|e| e.context(format!("{} dt={}", group.table, group.day)))).await?;
+        blocking(move || merge(runs, output, &all, &edits).map_err(|e| e.context(format!("{} dt={}", group.table, group.day)))).await?;
     *part = output.part;
     Ok(output.done)
 }
@@ -150,7 +179,7 @@ impl Run {
     }
 
     /// Gives the next rows up to `limit` (with it, or without) to `output`.
-    fn give(&mut self, limit: Option<(Position, bool)>, output: &mut Output, keep: &Keep) -> Result<()> {
+    fn give(&mut self, limit: Option<(Position, bool)>, output: &mut Output, edits: &Edits) -> Result<()> {
         let Some(rows) = &self.rows else { return Ok(()) };
         let before = |position: Position| limit.is_none_or(|(limit, with)| position < limit || with && position == limit);
         let mut end = self.at;
@@ -165,17 +194,23 @@ impl Run {
             self.last = Some(position);
             end += 1;
         }
-        match keep.as_ref().map(|keep| keep.get(&self.path)) {
+        match edits.as_ref().map(|edits| edits.get(&self.path)) {
             None => output.write(rows, self.at, end)?,
             Some(None) => {}
-            Some(Some(bits)) => {
+            Some(Some(edit)) => {
+                let fate = |at: usize| {
+                    let row = self.row + at - self.at;
+                    edit.keep.has(row).then(|| edit.reduce.has(row))
+                };
                 let mut from = self.at;
                 while from < end {
-                    let kept = |at: &usize| bits.has(self.row + at - self.at);
-                    let Some(first) = (from..end).find(kept) else { break };
-                    let behind = (first..end).find(|at| !kept(at)).unwrap_or(end);
-                    output.write(rows, first, behind)?;
-                    from = behind;
+                    let (first, alike) = (from, fate(from));
+                    from = (first..end).find(|at| fate(*at) != alike).unwrap_or(end);
+                    match alike {
+                        None => {}
+                        Some(false) => output.write(rows, first, from)?,
+                        Some(true) => output.write(&rows.reduced(first, from, &output.version)?, 0, from - first)?,
+                    }
                 }
             }
         }
@@ -185,7 +220,7 @@ impl Run {
     }
 }
 
-fn merge(mut runs: Vec<Run>, mut output: Output, all: &SchemaRef, keep: &Keep) -> Result<Output> {
+fn merge(mut runs: Vec<Run>, mut output: Output, all: &SchemaRef, edits: &Edits) -> Result<Output> {
     let version = Arc::clone(&output.version);
     loop {
         let mut heads = Vec::with_capacity(runs.len());
@@ -199,7 +234,7 @@ fn merge(mut runs: Vec<Run>, mut output: Output, all: &SchemaRef, keep: &Keep) -
         // Equal positions: the run that stands first.
         let others = heads.iter().enumerate().filter(|(at, _)| *at != first).filter_map(|(at, head)| Some(((*head)?, at > first)));
         let limit = others.min_by_key(|(head, with)| (*head, *with));
-        runs[first].give(limit, &mut output, keep)?;
+        runs[first].give(limit, &mut output, edits)?;
     }
     output.close()?;
     Ok(output)

@@ -103,6 +103,8 @@ pub struct Compact {
     pub grace: Duration,
     /// Days older than this keep only the last row of each key; `None`: every row is kept for ever.
     pub fold_after: Option<Duration>,
+    /// Former versions of a table that were superseded longer ago than this leave the lake; `None`: they are kept for ever.
+    pub keep_versions: Option<Duration>,
     /// Bytes of a compacted file, about.
     pub file_size: u64,
 }

@@ -104,11 +104,16 @@ impl Snapshot {
 impl Compact {
     pub(super) fn read(reader: &mut Reader) -> Self {
         let day = Duration::from_secs(86_400);
-        let given = reader.has("compact.fold_after");
-        let fold_after = reader.duration("compact.fold_after", day, day * 36_500, day);
+        let mut age = |key| {
+            let given = reader.has(key);
+            let age = reader.duration(key, day, day * 36_500, day);
+            given.then_some(age)
+        };
+        let (fold_after, keep_versions) = (age("compact.fold_after"), age("compact.keep_versions"));
         Compact {
             grace: reader.duration("compact.grace", GRACE_MIN, day * 365, day),
-            fold_after: given.then_some(fold_after),
+            fold_after,
+            keep_versions,
             file_size: reader.size("compact.file_size", 64 * KIB, GIB, 128 * MIB),
         }
     }

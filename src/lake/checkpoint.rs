@@ -36,6 +36,9 @@ pub struct CheckpointMark {
     /// When another took its place; `None`: it counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded: Option<String>,
+    /// The receipt of what it was made for: that it stands here says that it counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
 }
 
 /// `state/compaction.json`.
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn documents_read_back_and_garbage_is_refused() {
         let (path, commit) = (checkpoint_path(CommitSeq(7), 1, 2), commit_path(CommitSeq(7), Epoch(1)));
-        let mark = CheckpointMark { path, seq: CommitSeq(7), commit: commit.clone(), time: "t".into(), superseded: None };
+        let mark = CheckpointMark { path, seq: CommitSeq(7), commit: commit.clone(), time: "t".into(), superseded: None, receipt: None };
         let record = Compaction { format: FORMAT, number: 3, checkpoints: vec![mark] };
         assert_eq!(Compaction::parse("r", &record.to_body()).expect("valid"), record);
         let checkpoint = Checkpoint { format: FORMAT, seq: CommitSeq(7), commit, files: Vec::new(), left_behind: None };

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod cut;
+mod forgotten;
 mod live;
 mod manifest;
 mod path;
@@ -16,6 +17,7 @@ use path::first_lsn;
 
 pub use checkpoint::{CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, SWEEP, Sweep, checkpoint_path};
 pub use cut::{CUT, Cut, CutTable};
+pub use forgotten::{FORGOTTEN, Forgotten, WaitingDelete};
 pub use live::{LiveFile, Position, Span};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
 pub use path::{

@@ -8,7 +8,7 @@ mod canonical;
 mod cell;
 mod changes;
 mod copy_text;
-mod point;
+pub(crate) mod point;
 mod report;
 mod state;
 mod table;

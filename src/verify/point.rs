@@ -31,17 +31,19 @@ const POLLS_PER_SLOT: u32 = 10;
 const SLOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A lock that is not granted in this time means a DDL under way.
 const LOCK_TIMEOUT: &str = "10s";
+/// What the session that holds the locks calls itself, so that nobody takes it for a copy.
+const READS: &str = "huella reads";
 /// Besides three heartbeats, the time that a batch under way may take to be committed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The source as of one position.
-pub(super) struct Cut {
+pub(crate) struct Cut {
     /// The snapshot holds exactly the transactions that committed below it.
-    pub(super) point: Lsn,
+    pub(crate) point: Lsn,
     /// A read-only transaction on the snapshot, which holds the tables' locks.
-    pub(super) client: Client,
+    pub(crate) client: Client,
     /// The tables that exist, reduced to the columns that are published.
-    pub(super) tables: Vec<Table>,
+    pub(crate) tables: Vec<Table>,
     /// The publication, if it is there.
     pub(super) publication: Option<Publication>,
     /// Its row filters as SQL conditions, by the table's oid.
@@ -91,7 +93,7 @@ async fn writer_runs(client: &Client, watermark: &Watermark) -> Result<bool> {
 }
 
 /// Cuts the source.
-pub(super) async fn cut(config: &Config, watermark: &Watermark, names: &[TableName]) -> Result<Cut> {
+pub(crate) async fn cut(config: &Config, watermark: &Watermark, names: &[TableName]) -> Result<Cut> {
     let options = ConnectOptions::parse(config.source.url.expose(), config.source.tls_ca.as_deref())?;
     let control = connect_streaming(&options).await?; // it peeks at changes, any number of them
     let client = connect_sql(&options).await?;
@@ -99,7 +101,8 @@ pub(super) async fn cut(config: &Config, watermark: &Watermark, names: &[TableNa
     let list: Vec<String> = tables.iter().map(|table| table.name.sql()).collect();
     // The session that reads holds the locks: one that asked for them later would wait behind a DDL that waits for the locks.
     let mut sql = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';"
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; \
+         SET LOCAL application_name = '{READS}';"
     );
     if !list.is_empty() {
         sql.push_str(&format!(" LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", ")));
@@ -153,7 +156,7 @@ impl Cut {
 
     /// Waits until the lake holds everything below the position; returns the watermark that says so. Without a writer that
     /// is the present one, if nothing of the tables is pending in the slot.
-    pub(super) async fn reached(&self, config: &Config, store: &dyn Store) -> Result<Watermark> {
+    pub(crate) async fn reached(&self, config: &Config, store: &dyn Store) -> Result<Watermark> {
         let until = Instant::now() + patience(config);
         let (mut told, mut idle) = (false, false);
         for poll in 0u32.. {

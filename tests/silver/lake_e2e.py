@@ -241,6 +241,27 @@ class Days:
         """And after another"""
         return self.one_day()
 
+    def forgotten(self):
+        """A person who is forgotten before her deletion was merged leaves silver with the next merge, and the lake after it"""
+        hers = "SELECT COUNT(*) FROM `p.silver.enlaces` WHERE url = 'persona'"
+        self.server.run("INSERT INTO enlaces VALUES ('persona', 1, 'persona')")
+        self.huella("run", "--until-caught-up")
+        self.daily()
+        before = self.stack.query(hers)
+        self.server.run("DELETE FROM enlaces WHERE url = 'persona'", CHANGES)
+        self.huella("run", "--until-caught-up")
+        self.huella("forget", "public.enlaces", "persona")
+        waiting = lambda: [len(json.loads(path.read_text()).get("waiting", [])) for path in (self.huella.lake / "state/forgotten").iterdir()]
+        figures, counts = self.daily(), [waiting()]
+        after = self.stack.query(hers)
+        self.server.run(CHANGES)
+        self.huella("run", "--until-caught-up")
+        self.daily()
+        counts.append(waiting())
+        if [[tuple(row) for row in rows] for rows in (before, after)] != [[(1,)], [(0,)]] or counts != [[1], [0]]:
+            raise AssertionError(f"in silver {before}, then {after}; DELETE rows that wait {counts}")
+        return figures
+
     def late(self):
         """A merge that comes late, over three cuts and a TRUNCATE, finds everything"""
         for day in range(2):
@@ -306,7 +327,7 @@ class Days:
             counts.append(silver.equal(self.server.dsn))
         return f"{counts[0]} rows, then {counts[1]}"
 
-    CLAIMS = [first_copy, one_day, another_day, late, again, copied_anew, other_shapes, adopted]
+    CLAIMS = [first_copy, one_day, another_day, forgotten, late, again, copied_anew, other_shapes, adopted]
 
 
 def made_lake(binary):
