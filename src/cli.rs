@@ -191,6 +191,9 @@ pub struct Verify {
     /// Its limit.
     #[command(flatten)]
     pub patience: Patience,
+    /// Show keys and cells of rows that differ, though standard output is no terminal (a job's may be a log that many read)
+    #[arg(long)]
+    pub values: bool,
 }
 
 /// `compact`.

@@ -48,6 +48,8 @@ impl Kind {
 pub struct Error {
     kind: Kind,
     message: String,
+    /// Lines of their own, where there is more than one thing to say.
+    details: Vec<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -63,7 +65,7 @@ macro_rules! constructors {
 impl Error {
     /// An error of `kind`; the message says what, where, and what to do next.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), details: Vec::new(), source: None }
     }
 
     constructors! {
@@ -91,6 +93,12 @@ impl Error {
         self
     }
 
+    /// Attaches what is said in lines of its own, one thing each.
+    pub fn with_details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
+    }
+
     /// Puts what was being done before the message.
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.message = format!("{doing}: {}", self.message);
@@ -107,8 +115,17 @@ impl Error {
         self.kind == Kind::Retry
     }
 
-    /// Message and all causes in one line.
+    /// Message, all causes, and the details behind them in lines of their own.
     pub fn full(&self) -> String {
+        self.lines().join("\n  ")
+    }
+
+    /// As [`Error::full`], line by line: to be printed one by one, for a line may hold text of others with line breaks of its own.
+    pub fn lines(&self) -> Vec<String> {
+        std::iter::once(self.headline()).chain(self.details.iter().cloned()).collect()
+    }
+
+    fn headline(&self) -> String {
         let mut text = self.message.clone();
         let mut cause = self.source.as_ref().map(|s| s.as_ref() as &dyn std::error::Error);
         while let Some(error) = cause {

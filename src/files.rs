@@ -28,10 +28,9 @@ pub async fn run(config: &Config, tables: &[TableName], json: bool, all_versions
     let wanted = live.iter().filter(|live| tables.is_empty() || tables.contains(&live.file.table));
     if json {
         let all: Vec<Value> = wanted.map(|live| described(store.as_ref(), live)).collect();
-        return crate::stdout::line(&serde_json::to_string_pretty(&all).expect("JSON values are always JSON"));
+        return crate::stdout::json(&all);
     }
-    let lines: Vec<String> = wanted.map(|live| store.uri(&live.file.path)).collect();
-    if lines.is_empty() { Ok(()) } else { crate::stdout::line(&lines.join("\n")) }
+    crate::stdout::lines(wanted.map(|live| store.uri(&live.file.path)))
 }
 
 /// The lake's watermark.

@@ -4,6 +4,7 @@
 //! `replicate` and `snapshot` drive it, `cli` is the outside. Imports follow the same direction.
 
 #![warn(clippy::disallowed_methods)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // `stdout` and the log escape what others wrote
 
 pub mod batch;
 pub mod check;

@@ -1,5 +1,7 @@
 //! Start, run, map the error to an exit code.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)] // `stdout` and the log escape what others wrote
+
 use huella::cli::{self, Cli, Command, Dataform, Run, Snapshot};
 use huella::config::{self, Config};
 use huella::error::{Error, Kind, Result};
@@ -19,15 +21,17 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let cli = cli::parse();
     if let Err(error) = logs::init(cli.log_format, std::env::var("HUELLA_LOG").ok().as_deref()) {
-        eprintln!("{}", error.full());
+        huella::stdout::complain(&error.lines());
         return ExitCode::from(error.kind().exit_code());
     }
     match std::panic::catch_unwind(|| start(cli)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            match error.kind() {
-                Kind::Found => tracing::warn!("{}", error.full()),
-                _ => tracing::error!("{}", error.full()),
+            for line in error.lines() {
+                match error.kind() {
+                    Kind::Found => tracing::warn!("{line}"),
+                    _ => tracing::error!("{line}"),
+                }
             }
             ExitCode::from(error.kind().exit_code())
         }
@@ -40,8 +44,12 @@ fn start(cli: Cli) -> Result<()> {
     if let Some(limit) = limit(&cli.command) {
         wait::give_up_after(limit);
     }
+    leave_no_core();
     let mut config = Config::load(cli.config.as_deref(), config::environment()?)?;
     config.rehash = matches!(&cli.command, Command::Run(Run { rehash: true, .. }) | Command::Snapshot(Snapshot { rehash: true, .. }));
+    if let Some(file) = config.exposed_file.as_deref().filter(|_| !matches!(cli.command, Command::Check(_))) {
+        tracing::warn!(file = %file.display(), "the configuration holds a password, and others may read it: chmod 0600 it");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -73,7 +81,7 @@ async fn command(command: Command, config: Config) -> Result<()> {
         Command::Check(asked) => huella::check::command::run(&config, asked.json, asked.timeout).await,
         Command::Status(asked) => huella::status::run(&config, asked.json, asked.max_lag).await,
         Command::Files(asked) => huella::files::run(&config, &asked.tables, asked.json, asked.all_versions).await,
-        Command::Verify(asked) => huella::verify::run(&config, &asked.tables).await,
+        Command::Verify(asked) => huella::verify::run(&config, &asked.tables, asked.values || huella::stdout::is_terminal()).await,
         Command::Compact(asked) => {
             wait::while_it_moves(Some(asked.timeout), "huella compact", huella::compact::run(&config, asked.before)).await
         }
@@ -135,6 +143,15 @@ fn listen(ask: watch::Sender<bool>) -> Result<()> {
         std::process::exit(late().kind().exit_code().into());
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(listening).map(drop).map_err(broken)
+}
+
+/// A core dump would hold passwords, the hash key and rows. Best effort: it only ever lowers a limit.
+fn leave_no_core() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is valid for the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) } != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "core dumps could not be turned off");
+    }
 }
 
 /// Keeps glibc's allocator from holding on to freed batches: few arenas, and large blocks returned to the system at once.

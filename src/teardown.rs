@@ -6,7 +6,6 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::postgres::slot::Dropped;
 use crate::postgres::{ConnectOptions, connect_sql, publication, slot};
-use std::io::Write;
 
 /// Drops slot and publication and says so on standard output.
 ///
@@ -28,11 +27,9 @@ pub async fn run(config: &Config) -> Result<()> {
         }
         None => "was not there",
     };
-    let said = format!(
-        "replication slot {name:?}: {slot}\npublication {publication:?}: {published}\nthe lake at {} stays as it is\n",
-        config.lake.url
-    );
-    // A reader who has gone away is no failure of the teardown.
-    let _ = std::io::stdout().write_all(said.as_bytes());
-    Ok(())
+    crate::stdout::lines([
+        format!("replication slot {name:?}: {slot}"),
+        format!("publication {publication:?}: {published}"),
+        format!("the lake at {} stays as it is", config.lake.url),
+    ])
 }

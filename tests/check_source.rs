@@ -21,7 +21,15 @@ fn public(name: &str) -> TableName {
 
 fn wanted(names: &[&str]) -> Wanted {
     let tables = names.iter().map(|name| public(name).into()).collect();
-    Wanted { slot: "huella".into(), publication: "huella".into(), tables: Some(tables), initial: true, failover: false, workers: 2 }
+    Wanted {
+        slot: "huella".into(),
+        publication: "huella".into(),
+        tables: Some(tables),
+        initial: true,
+        failover: false,
+        workers: 2,
+        ignore_new: false,
+    }
 }
 
 async fn found(client: &Client, wanted: &Wanted, known: Option<Known>) -> Vec<Finding> {

@@ -152,7 +152,12 @@ fi
 # Before anything is started, so that an interrupted start is stopped as well.
 cluster=$home/data
 pg() { (cd / && "${as_server[@]}" "$@"); }
-pg "$bin/initdb" -D "$cluster" -U postgres --auth=trust --encoding=UTF8 --no-locale --no-sync >"$demo/initdb.log" 2>&1 ||
+# Whoever may log in as a superuser may run programs as the server's user (COPY … TO PROGRAM): other users of this machine may not.
+password=$(od -An -N 24 -tx1 /dev/urandom | tr -d ' \n')
+(umask 077 && printf '127.0.0.1:*:*:postgres:%s\n' "$password" >"$demo/pgpass")
+export PGPASSFILE=$demo/pgpass
+printf '%s\n' "$password" | pg sh -c 'umask 077 && cat >"$1"' sh "$home/password"
+pg "$bin/initdb" -D "$cluster" -U postgres --auth=scram-sha-256 --pwfile="$home/password" --encoding=UTF8 --no-locale --no-sync >"$demo/initdb.log" 2>&1 ||
     fail "initdb failed; its words are in $demo/initdb.log"
 pg tee -a "$cluster/postgresql.conf" >/dev/null <<CONF
 listen_addresses = '127.0.0.1'
@@ -162,9 +167,10 @@ fsync = off              # a demo's data may be lost with the machine
 max_connections = 30
 CONF
 pg tee "$cluster/pg_hba.conf" >/dev/null <<HBA
-host all all 127.0.0.1/32 trust
-host replication all 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
+host replication all 127.0.0.1/32 scram-sha-256
 HBA
+pg rm "$home/password"
 
 port=''
 for _ in 1 2 3 4 5; do
@@ -213,7 +219,7 @@ TOML
 cat >"$demo/huella" <<RUN
 #!/bin/sh
 # huella with the demo's configuration and nothing of the caller's: .demo/huella status, .demo/huella files …
-exec env -i PATH="\$PATH" HOME="\$HOME" HUELLA_HASH_KEY=only-for-the-demo-0123456789 "$binary" --config "$demo/huella.toml" --log-format text "\$@"
+exec env -i PATH="\$PATH" HOME="\$HOME" PGPASSFILE="$demo/pgpass" HUELLA_HASH_KEY=only-for-the-demo-0123456789 "$binary" --config "$demo/huella.toml" --log-format text "\$@"
 RUN
 chmod +x "$demo/huella"
 
@@ -335,7 +341,7 @@ STOP
     chmod +x "$demo/stop"
     disown "$huella_pid"
     title "Left running"
-    say "Change something: $psql $server/fundacion"
+    say "Change something: PGPASSFILE=$demo/pgpass $psql $server/fundacion"
     say "huella: .demo/huella status | files | verify"
     say "Stop both: .demo/stop"
 else

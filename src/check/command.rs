@@ -5,7 +5,7 @@
 
 use super::{ConnectFailure, Finding, Known, Reached, Report, Session, Severity, TablePlan, Wanted, WantedTable, lake};
 use crate::commit;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, NewTables};
 use crate::error::{Error, Kind, Result};
 use crate::lake::{WATERMARK, table_folder};
 use crate::postgres::{ConnectOptions, FIRST_CONNECTION, Replication, connect_sql, sqlstate};
@@ -86,9 +86,14 @@ pub async fn run(config: &Config, json: bool, patience: Option<Duration>) -> Res
         told.add(damaged(store.as_ref()).await)?;
         told.add(twins(store.as_ref(), &tables).await)?;
     }
+    told.add(config.exposed_file.iter().map(|file| {
+        let file = file.display().to_string();
+        Finding::warning("configuration-readable", file.as_str(), "it holds a password, and others may read it")
+            .mend(format!("chmod 0600 {file}, or give the password as HUELLA_SOURCE_PASSWORD_FILE"))
+    }))?;
     let report = Report { findings: told.findings, tables };
     if json {
-        crate::stdout::line(&serde_json::to_string_pretty(&report.document()).expect("JSON values are always JSON"))?;
+        crate::stdout::json(&report.document())?;
     }
     match report.count(Severity::Problem) {
         0 => Ok(()),
@@ -123,6 +128,7 @@ async fn replication(options: &ConnectOptions) -> Result<()> {
 async fn remembered(store: &dyn Store) -> Result<Option<Known>> {
     let watermark = commit::load(store).await?;
     Ok(watermark.map(|(w, _)| Known {
+        tables: w.streamed().map(|(name, _)| name.clone()).collect(),
         through: w.through,
         system_identifier: w.source.system_identifier,
         lists: w.source.publication.map(|publication| publication.lists).unwrap_or_default(),
@@ -169,5 +175,6 @@ fn wanted(config: &Config) -> Wanted {
         initial: config.snapshot.initial,
         failover: config.source.failover,
         workers: config.snapshot.workers,
+        ignore_new: config.source.new_tables == NewTables::Ignore,
     }
 }

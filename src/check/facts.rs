@@ -17,6 +17,7 @@ pub(super) fn wanted(tables: &[WantedTable]) -> Wanted {
         initial: true,
         failover: false,
         workers: 2,
+        ignore_new: false,
     }
 }
 
@@ -43,7 +44,7 @@ pub(super) fn facts(tables: &[Table]) -> Facts {
         role,
     };
     let wanted = tables.iter().map(|table| table.name.clone().into()).collect();
-    Facts { server, slot: None, publication: None, wanted, tables: tables.to_vec(), left_out: Vec::new() }
+    Facts { server, slot: None, publication: None, wanted, tables: tables.to_vec(), left_out: Vec::new(), ignored: Vec::new() }
 }
 
 pub(super) fn column(attnum: i16, name: &str, oid: u32) -> Column {

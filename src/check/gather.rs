@@ -3,7 +3,7 @@
 //! Owns: which facts there are. Does not own: the queries (`postgres`), the judgement.
 //! Invariant: only reads; no query waits for a lock on a table.
 
-use super::{Wanted, WantedTable};
+use super::{Known, Wanted, WantedTable};
 use crate::error::Result;
 use crate::postgres::catalogue::{self, Table};
 use crate::postgres::publication::{self, Publication};
@@ -28,9 +28,21 @@ pub struct Facts {
     pub tables: Vec<Table>,
     /// Without a list in the configuration: tables of schema public that are left out.
     pub left_out: Vec<Table>,
+    /// Without such a list: tables that appeared after the first start, and are to stay out.
+    pub ignored: Vec<TableName>,
 }
 
 impl Facts {
+    /// Takes out what appeared after the first start, if that is to be so (`source.new_tables`).
+    pub(super) fn leave_out_new(&mut self, wanted: &Wanted, known: Option<&Known>) {
+        let Some(known) = known.filter(|known| wanted.tables.is_none() && wanted.ignore_new && Known::ready(Some(known))) else { return };
+        let (there, new) = std::mem::take(&mut self.tables).into_iter().partition(|table| known.tables.contains(&table.name));
+        self.tables = there;
+        let new: Vec<Table> = new;
+        self.ignored = new.into_iter().map(|table| table.name).collect();
+        self.wanted.retain(|table| !self.ignored.contains(&table.name));
+    }
+
     /// The wanted tables that exist and are streamed.
     pub(super) fn streamed(&self) -> impl Iterator<Item = (&WantedTable, &Table)> {
         self.pairs().filter(|(wanted, _)| wanted.streamed)
@@ -60,5 +72,5 @@ pub async fn gather(client: &(impl GenericClient + Sync), wanted: &Wanted) -> Re
             (with_key.iter().map(|table| table.name.clone().into()).collect(), with_key, without)
         }
     };
-    Ok(Facts { server, slot, publication, wanted: list, tables, left_out })
+    Ok(Facts { server, slot, publication, wanted: list, tables, left_out, ignored: Vec::new() })
 }

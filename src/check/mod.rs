@@ -32,7 +32,7 @@ use crate::lsn::Lsn;
 use crate::schema::version::Privacy;
 use crate::table_name::TableName;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use tokio_postgres::Client;
@@ -144,6 +144,8 @@ pub struct Wanted {
     pub failover: bool,
     /// Workers of a copy.
     pub workers: usize,
+    /// Without `tables`: those that appear after the first start stay out (`source.new_tables`).
+    pub ignore_new: bool,
 }
 
 /// What the configuration wants of a table.
@@ -185,6 +187,8 @@ pub struct Known {
     pub system_identifier: String,
     /// Column lists of the publication that were made for `exclude_at_source`.
     pub lists: BTreeMap<TableName, ListMark>,
+    /// The streamed tables.
+    pub tables: BTreeSet<TableName>,
 }
 
 impl Known {
@@ -226,9 +230,11 @@ pub async fn source(reached: &Reached<'_>, wanted: &Wanted, known: impl Future<O
     }
     let mut tables = Vec::new();
     match gather(client, wanted).await {
-        Ok(facts) => {
+        Ok(mut facts) => {
+            let known = known.await;
+            facts.leave_out_new(wanted, known.as_ref());
             tables = plan::plan(&facts);
-            findings.extend(judge(wanted, &facts, known.await.as_ref(), &tables));
+            findings.extend(judge(wanted, &facts, known.as_ref(), &tables));
         }
         Err(error) => {
             let finding = Finding::problem("source-unreadable", "source", format!("it cannot be examined: {}", error.full()));

@@ -23,6 +23,13 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
         findings.extend(one(wanted, table, facts));
     }
     findings.extend(facts.tables.iter().filter_map(|table| locks(wanted, table, facts)));
+    if wanted.tables.is_none() {
+        findings.push(new_tables(wanted));
+    }
+    for table in &facts.ignored {
+        let text = "left out: it appeared after the first start (source.new_tables = \"ignore\")";
+        findings.push(Finding::ok("table-new-ignored", table, text).mend("to replicate it: \"add\", or name the tables under [[table]]"));
+    }
     if facts.wanted.is_empty() {
         findings.push(match wanted.tables {
             None => Finding::warning(
@@ -36,6 +43,16 @@ pub(super) fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// What becomes of tables of schema public that appear later.
+fn new_tables(wanted: &Wanted) -> Finding {
+    let text = if wanted.ignore_new {
+        "tables of schema public that appear after the first start stay out (source.new_tables = \"ignore\")"
+    } else {
+        "tables of schema public that appear later are published and copied, with all their columns (source.new_tables = \"add\")"
+    };
+    Finding::ok("new-tables", "tables", text)
 }
 
 fn absent(wanted: &WantedTable, facts: &Facts) -> Option<Finding> {
@@ -238,6 +255,43 @@ mod tests {
             let found = judged(&facts(&[one]));
             assert!(found.len() == 1 && found[0].severity == Severity::Problem, "{text}: {found:?}");
             assert!(found[0].text.contains(text) && found[0].mend.as_ref().is_some_and(|m| m.contains(mend)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn tables_that_appear_later_are_added_or_left_out_and_said() {
+        use super::super::{Known, Wanted};
+        use crate::lsn::Lsn;
+        let known = |through| Known { through, tables: [TableName::new("public", "a")].into(), ..Known::default() };
+        for (ignore_new, through, told) in [(true, Some(Lsn(1)), vec!["public.b"]), (true, None, vec![]), (false, Some(Lsn(1)), vec![])] {
+            let every = Wanted { tables: None, ignore_new, ..wanted(&[]) };
+            let mut facts = facts(&[table("a"), table("b")]);
+            facts.leave_out_new(&every, Some(&known(through)));
+            assert_eq!(facts.wanted.len(), 2 - told.len());
+            let found = judge(&every, &facts);
+            let ignored: Vec<_> = found.iter().filter(|f| f.code == "table-new-ignored").map(|f| f.subject.as_str()).collect();
+            assert_eq!(ignored, told);
+            let rule = found.iter().find(|f| f.code == "new-tables").unwrap();
+            assert!(rule.text.contains(if ignore_new { "\"ignore\"" } else { "\"add\"" }), "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_do_not_fit_are_told_with_what_was_meant() {
+        let mut facts = facts(&[table("a")]);
+        for (exclude, hash, include, says) in [
+            (vec!["Note"], vec![], None, Some("there is \"note\"")),
+            (vec![], vec!["notas"], None, Some("hash names \"notas\", which is no column")),
+            (vec![], vec!["note"], Some(vec!["id"]), Some("which include leaves out")),
+            (vec![], vec!["id"], Some(vec!["note"]), None),
+            (vec![], vec![], Some(vec![]), None),
+        ] {
+            let strings = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+            let (exclude, hash, include) = (strings(exclude), strings(hash), include.map(strings));
+            facts.wanted = vec![WantedTable { exclude, hash, include, ..TableName::new("public", "a").into() }];
+            let found = problems(judged(&facts));
+            assert_eq!(found.len(), usize::from(says.is_some()), "{found:?}");
+            assert!(says.is_none_or(|says| found[0].text.contains(says)), "{found:?}");
         }
     }
 

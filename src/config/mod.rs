@@ -7,6 +7,7 @@
 
 mod reader;
 mod secret;
+mod secret_files;
 mod sections;
 mod tables;
 #[cfg(test)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub dataform: Option<Dataform>,
     /// `HUELLA_HASH_KEY`, the key of hashed columns; there whenever a table hashes.
     pub hash_key: Option<Secret>,
+    /// The file that was read, if it holds a password and others may read it.
+    pub exposed_file: Option<PathBuf>,
     /// `--rehash`: another hash key than before begins new versions. Of the command line alone: a setting would undo its own check.
     pub rehash: bool,
 }
@@ -65,6 +68,18 @@ pub struct Source {
     pub publication: String,
     /// Whether the slot is kept in step on standbys (17+).
     pub failover: bool,
+    /// What becomes of tables that appear later, where no `[[table]]` says which are meant.
+    pub new_tables: NewTables,
+}
+
+/// `source.new_tables`: what becomes of a table that appears in schema public after the first start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NewTables {
+    /// It is published and copied.
+    #[default]
+    Add,
+    /// It stays out, and is named.
+    Ignore,
 }
 
 /// `[lake]`.
@@ -208,22 +223,28 @@ impl Config {
     /// # Errors
     /// `Kind::Config`: the file cannot be read or is not TOML; otherwise one line for each problem.
     pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
-        let env: Vec<(String, String)> = env.into_iter().collect();
+        let (env, problems) = secret_files::read(env.into_iter().collect());
         let file = match path {
             Some(path) => Some((path, read(path)?)),
             None if Path::new(DEFAULT_FILE).exists() => Some((Path::new(DEFAULT_FILE), read(Path::new(DEFAULT_FILE))?)),
             None => None,
         };
-        Self::parse(file.as_ref().map(|(path, text)| (*path, text.as_str())), &env)
+        let mut config = Self::merge(file.as_ref().map(|(path, text)| (*path, text.as_str())), &env, problems)?;
+        config.exposed_file = config.exposed_file.filter(|path| is_readable_by_others(path));
+        Ok(config)
     }
 
-    /// As [`Config::load`], with the file's text (and its path for messages).
+    /// As [`Config::load`], with the file's text (and its path for messages); no other file is looked at.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Self> {
+        Self::merge(file, env, Vec::new())
+    }
+
+    fn merge(file: Option<(&Path, &str)>, env: &[(String, String)], problems: Vec<String>) -> Result<Self> {
         let variable = |name: &str| env.iter().rev().find(|(one, text)| one == name && !text.is_empty()).map(|(_, text)| text.as_str());
-        let mut reader = Reader::new(file, env)?;
+        let mut reader = Reader::new(file, env, problems)?;
         let hash_key = sections::hash_key(&mut reader, variable("HUELLA_HASH_KEY"));
         let config = Config {
             source: Source::read(&mut reader),
@@ -237,6 +258,7 @@ impl Config {
             dataform: Dataform::read(&mut reader),
             hash_key,
             rehash: false,
+            exposed_file: reader.file_with_secret(),
         };
         reader.finish()?;
         Ok(config)
@@ -246,6 +268,11 @@ impl Config {
     pub fn table(&self, name: &TableName) -> Option<&TableConfig> {
         self.tables.iter().flatten().find(|table| table.name == *name)
     }
+}
+
+fn is_readable_by_others(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).is_ok_and(|about| about.mode() & 0o044 != 0)
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -5,7 +5,7 @@
 //! Invariants: nothing is reported before everything was read; the value of an unknown key is never shown (it may
 //! be a secret in the wrong place), nor the text around a syntax error; passwords in shown values are hidden.
 
-use super::secret::hide_passwords;
+use super::secret::{Secret, hide_passwords};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,18 +43,18 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Merges the file's text (if there is a file) and the environment.
+    /// Merges the file's text (if there is a file) and the environment; `problems` are those found before.
     ///
     /// # Errors
     /// `Kind::Config` if the text is not TOML; everything else waits for [`Reader::finish`].
-    pub(super) fn new(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Self> {
+    pub(super) fn new(file: Option<(&Path, &str)>, env: &[(String, String)], problems: Vec<String>) -> Result<Self> {
         let mut reader = Self {
             file: file.map(|(path, _)| path.to_owned()),
             values: BTreeMap::new(),
             known: Vec::new(),
             sections: Vec::new(),
             tables: None,
-            problems: Vec::new(),
+            problems,
         };
         if let Some((path, text)) = file {
             let document: toml::Table = toml::from_str(text).map_err(|error| syntax_error(path, text, &error))?;
@@ -163,8 +163,34 @@ impl Reader {
         self.take(key, rule, |value, _| value.as_str().filter(|text| check(text)).map(str::to_owned))
     }
 
+    /// A secret that passes `check`. What was given is in no message, whatever it looks like: it may be the right secret in the wrong form.
+    pub(super) fn secret(&mut self, key: &str, rule: &str, check: impl FnOnce(&str) -> bool) -> Option<Secret> {
+        self.known.push(key.to_owned());
+        let given = self.values.get_mut(key)?;
+        given.taken = true;
+        let secret = given.value.as_str().filter(|text| check(text)).map(Secret::new);
+        if secret.is_none() {
+            let name = self.shown_name(key);
+            self.problems.push(format!("{name} = (not shown): {rule}"));
+        }
+        secret
+    }
+
+    /// The file, if a password comes from it.
+    pub(super) fn file_with_secret(&self) -> Option<PathBuf> {
+        let secret = |key: &str| self.values.get(key).filter(|given| given.variable.is_none()).and_then(|given| given.value.as_str());
+        let in_url = secret("source.url").is_some_and(|url| hide_passwords(url) != url);
+        self.file.clone().filter(|_| in_url || secret("source.password").is_some())
+    }
+
     /// A text that must be there and pass `check`; empty (and a problem) otherwise.
     pub(super) fn required(&mut self, key: &str, rule: &str, check: impl FnOnce(&str) -> bool) -> String {
+        self.require(key, rule);
+        self.text(key, rule, check).unwrap_or_default()
+    }
+
+    /// A problem, if the key was not given.
+    pub(super) fn require(&mut self, key: &str, rule: &str) {
         if !self.has(key) {
             let elsewhere = match key.split_once('.') {
                 Some((section, name)) if SECTIONS.contains(&section) => {
@@ -174,7 +200,6 @@ impl Reader {
             };
             self.problem(key, &format!("is required{elsewhere}; {rule}"));
         }
-        self.text(key, rule, check).unwrap_or_default()
     }
 
     /// A text that `read` can turn into something.
@@ -245,11 +270,15 @@ impl Reader {
     /// Records that a given value breaks a rule.
     pub(super) fn refuse(&mut self, key: &str, rule: &str) {
         let Some(given) = self.values.get(key) else { return self.problem(key, rule) };
-        let name = match &given.variable {
+        self.problems.push(format!("{} = {}: {rule}", self.shown_name(key), shown(&given.value)));
+    }
+
+    /// The key as it was given: its variable's name, if it came from the environment.
+    fn shown_name(&self, key: &str) -> String {
+        match self.values.get(key).and_then(|given| given.variable.as_ref()) {
             Some(variable) if !key.starts_with("table[") => variable.clone(),
             _ => key.to_owned(),
-        };
-        self.problems.push(format!("{name} = {}: {rule}", shown(&given.value)));
+        }
     }
 
     /// Records a problem that has no value to show.
@@ -275,7 +304,7 @@ impl Reader {
             return Ok(());
         }
         let place = self.file.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string());
-        Err(Error::config(format!("configuration refused ({place}):\n  {}", self.problems.join("\n  "))))
+        Err(Error::config(format!("configuration refused ({place}):")).with_details(self.problems))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::reader::Reader;
 use super::secret::{Secret, hide_passwords};
-use super::{Batch, BigQuery, Code, Compact, Dataform, Http, Lake, Snapshot, Source};
+use super::{Batch, BigQuery, Code, Compact, Dataform, Http, Lake, NewTables, Snapshot, Source};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +13,10 @@ use std::time::Duration;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+
+/// A column's cells of one batch lie in one Arrow array, whose offsets have 31 bits: half of that, for the last row comes on top of the limit,
+/// and PostgreSQL sends none that is larger than 1 GiB.
+const BATCH_BYTES_MAX: u64 = GIB;
 
 /// NAMEDATALEN − 1: longest name of PostgreSQL, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 63;
@@ -35,9 +39,19 @@ const HASH_KEY_BYTES_MIN: usize = 16;
 impl Source {
     pub(super) fn read(reader: &mut Reader) -> Self {
         let scheme = |url: &str| url.starts_with("postgresql://") || url.starts_with("postgres://");
-        let url = reader.required("source.url", "must be postgresql://user@host:port/database", |url| {
-            scheme(url) && !url.contains(char::is_whitespace) && !url.contains('\0')
-        });
+        let rule = "must be postgresql://user@host:port/database";
+        reader.require("source.url", rule);
+        let url = reader.secret("source.url", rule, |url| scheme(url) && !url.contains(char::is_whitespace) && !url.contains('\0'));
+        let password = reader.secret("source.password", "must be a password without NUL", |text| !text.is_empty() && !text.contains('\0'));
+        let mut url = url.map(|url| url.expose().to_owned()).unwrap_or_default();
+        if let Some(password) = password {
+            if hide_passwords(&url) == url {
+                url.push_str(if url.contains('?') { "&password=" } else { "?password=" });
+                url.extend(password.expose().bytes().map(|byte| format!("%{byte:02X}")));
+            } else {
+                reader.problem("source.password", "source.url has a password too: choose one");
+            }
+        }
         let tls_ca = reader.text("source.tls_ca", "must be a file's path", |path| !path.is_empty()).map(PathBuf::from);
         let slot_rule = format!("must be 1 to {NAME_BYTES_MAX} of a-z, 0-9 and _");
         let slot = reader.text("source.slot", &slot_rule, |name| {
@@ -45,12 +59,18 @@ impl Source {
         });
         let publication_rule = format!("must be a name of 1 to {NAME_BYTES_MAX} bytes");
         let publication = reader.text("source.publication", &publication_rule, is_name);
+        let new_tables = reader.parsed("source.new_tables", r#"must be "add" or "ignore""#, |text| match text {
+            "add" => Some(NewTables::Add),
+            "ignore" => Some(NewTables::Ignore),
+            _ => None,
+        });
         Source {
             url: Secret::new(url),
             tls_ca,
             slot: slot.unwrap_or_else(|| "huella".to_owned()),
             publication: publication.unwrap_or_else(|| "huella".to_owned()),
             failover: reader.flag("source.failover", false),
+            new_tables: new_tables.unwrap_or_default(),
         }
     }
 
@@ -77,7 +97,7 @@ impl Batch {
         let secs = Duration::from_secs;
         let batch = Batch {
             max_age: reader.duration("batch.max_age", Duration::from_millis(100), secs(86_400), secs(60)),
-            max_bytes: reader.size("batch.max_bytes", KIB, 4 * GIB, 32 * MIB),
+            max_bytes: reader.size("batch.max_bytes", KIB, BATCH_BYTES_MAX, 32 * MIB),
             memory: reader.size("batch.memory", MEMORY_MIN, 64 * GIB, 128 * MIB),
             heartbeat: reader.duration("batch.heartbeat", secs(1), HEARTBEAT_MAX, secs(60)),
         };
@@ -120,11 +140,14 @@ impl Compact {
 }
 
 impl Http {
-    /// `port` is the environment's `PORT`, which the platform sets and which therefore wins over the file's port.
+    /// `port` is the environment's `PORT`, which the platform sets and which therefore wins over the file's port. The platform's requests come
+    /// from outside, so that without an address of its own it means every address.
     pub(super) fn read(reader: &mut Reader, port: Option<&str>) -> Self {
-        let rule = r#"must be an address and a port such as "0.0.0.0:8080" or "[::]:8080", or "" for none"#;
+        let rule = r#"must be an address and a port such as "127.0.0.1:8080" or "[::]:8080", or "" for none"#;
         let read = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
-        let mut listen = reader.parsed("http.listen", rule, read).unwrap_or_else(|| Some(SocketAddr::from(([0, 0, 0, 0], 8080))));
+        let mut listen = reader
+            .parsed("http.listen", rule, read)
+            .unwrap_or_else(|| Some(SocketAddr::from((if port.is_some() { [0, 0, 0, 0] } else { [127, 0, 0, 1] }, 8080))));
         match port.map(|text| (text, text.parse::<u16>())) {
             None => {}
             Some((_, Ok(port))) => listen.iter_mut().for_each(|address| address.set_port(port)),
@@ -173,9 +196,18 @@ impl Dataform {
             repository,
             code: release.map(Code::ReleaseConfig).unwrap_or_else(|| Code::GitCommitish(commitish.unwrap_or_default())),
             tags: reader.texts("dataform.tags", "tags", is_text),
-            endpoint: reader.text("dataform.endpoint", "must be an https:// or http:// URL", |url| {
-                url.parse::<url::Url>().is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.has_host())
-            }),
+            // Whoever can read the way there has the token.
+            endpoint: reader.text(
+                "dataform.endpoint",
+                "must be an https:// URL (http:// only of this machine: 127.0.0.1, [::1], localhost)",
+                |url| {
+                    url.parse::<url::Url>().is_ok_and(|url| match url.scheme() {
+                        "https" => url.has_host(),
+                        "http" => is_loopback(&url),
+                        _ => false,
+                    })
+                },
+            ),
             service_account: reader.text("dataform.service_account", "must be a service account's address", |address| {
                 address.split_once('@').is_some_and(|(name, host)| is_word(name, "-.") && is_word(host, "-."))
             }),
@@ -191,6 +223,15 @@ pub(super) fn hash_key(reader: &mut Reader, text: Option<&str>) -> Option<Secret
             .problem("HUELLA_HASH_KEY", &format!("must have at least {HASH_KEY_BYTES_MIN} bytes; `openssl rand -hex 32` makes a good one"));
     }
     Some(Secret::new(text))
+}
+
+fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
 }
 
 /// A name that PostgreSQL can hold.

@@ -104,7 +104,7 @@ fn defaults_are_the_contracts() {
     assert_eq!((config.batch.max_age, config.batch.heartbeat), (Duration::from_secs(60), Duration::from_secs(60)));
     assert_eq!((config.batch.max_bytes, config.batch.memory), (32 << 20, 128 << 20));
     assert!(config.snapshot.initial && config.snapshot.workers >= 1);
-    assert_eq!(config.http.listen, Some("0.0.0.0:8080".parse().unwrap()));
+    assert_eq!((config.http.listen, config.source.new_tables), (Some("127.0.0.1:8080".parse().unwrap()), NewTables::Add));
     assert!(config.tables.is_none() && config.bigquery.is_none() && config.dataform.is_none() && config.hash_key.is_none());
 }
 
@@ -149,7 +149,7 @@ fn port_changes_the_port_and_opens_nothing_that_is_off() {
 fn limits_are_inclusive() {
     for more in [
         "[batch]\nmax_age = \"100ms\"\nheartbeat = \"1s\"\nmax_bytes = 1024\nmemory = \"8MiB\"",
-        "[batch]\nmax_age = \"24h\"\nheartbeat = \"1h\"\nmax_bytes = \"4GiB\"\nmemory = \"64GiB\"",
+        "[batch]\nmax_age = \"24h\"\nheartbeat = \"1h\"\nmax_bytes = \"1GiB\"\nmemory = \"64GiB\"",
         "[batch]\nmax_bytes = \"64MiB\"",
         "[snapshot]\nworkers = 64",
         &format!("[[table]]\nname = \"{0}.{0}\"", "n".repeat(63)),
@@ -181,11 +181,15 @@ fn each_rule_is_checked_and_said() {
         ("HUELLA_BATCH_HEARTBEAT", "999ms", "1s to 1h"),
         ("HUELLA_BATCH_HEARTBEAT", "61m", "1s to 1h"),
         ("HUELLA_BATCH_MAX_BYTES", "many", "a size such as \"32MiB\""),
-        ("HUELLA_BATCH_MAX_BYTES", "1023", "1.0 KiB to 4.0 GiB"),
+        ("HUELLA_BATCH_MAX_BYTES", "1023", "1.0 KiB to 1.0 GiB"),
         ("HUELLA_BATCH_MEMORY", "7MiB", "8.0 MiB to 64.0 GiB"),
         ("HUELLA_BATCH_MEMORY", "-1", "8.0 MiB to 64.0 GiB"),
         ("HUELLA_BATCH_MEMORY", "63MiB", "at least twice batch.max_bytes"),
         ("HUELLA_BATCH_MAX_BYTES", "65MiB", "at least twice batch.max_bytes"),
+        ("HUELLA_BATCH_MAX_BYTES", "1073741825", "1.0 KiB to 1.0 GiB"),
+        ("HUELLA_SOURCE_NEW_TABLES", "Add", "must be \"add\" or \"ignore\""),
+        ("HUELLA_DATAFORM_ENDPOINT", "http://dataform.example.org", "must be an https:// URL"),
+        ("HUELLA_DATAFORM_ENDPOINT", "http://localhost.example.org:80", "must be an https:// URL"),
         ("HUELLA_SNAPSHOT_WORKERS", "0", "a whole number, 1 to 64"),
         ("HUELLA_SNAPSHOT_WORKERS", "65", "a whole number, 1 to 64"),
         ("HUELLA_SNAPSHOT_INITIAL", "yes", "true or false"),
@@ -201,7 +205,7 @@ fn each_rule_is_checked_and_said() {
     ] {
         let text = refusal(with_env(&[(variable, value)]));
         assert!(text.lines().any(|line| line.contains(variable) && line.contains(rule)), "{variable} = {value}:\n{text}");
-        let shown = variable == "HUELLA_TABLE" || text.contains(&format!("{variable} = {value:?}: "));
+        let shown = matches!(variable, "HUELLA_TABLE" | "HUELLA_SOURCE_URL") || text.contains(&format!("{variable} = {value:?}: "));
         assert!(shown, "{variable} = {value}:\n{text}");
     }
 }
@@ -271,12 +275,12 @@ fn sections_that_are_there_need_their_keys() {
 fn unknown_keys_are_errors_and_their_values_are_not_shown() {
     let more = "[batch]\nmax_rows = \"hush\"\n[sauce]\nurl = \"hush\"";
     let text =
-        refusal(parse(&format!("colour = \"hush\"\n{LEAST}{more}"), &[("HUELLA_SOURCE_PASSWORD", "hush"), ("HUELLA_TABLE_NAME", "hush")]));
+        refusal(parse(&format!("colour = \"hush\"\n{LEAST}{more}"), &[("HUELLA_SOURCE_PASSWORDS", "hush"), ("HUELLA_TABLE_NAME", "hush")]));
     for rule in [
         "colour: there is no such key outside the sections",
         "batch.max_rows: there is no such key; there are max_age, max_bytes, memory, heartbeat",
         "[sauce]: there is no such section; there are source, lake",
-        "HUELLA_SOURCE_PASSWORD: there is no such key; there are url, tls_ca, slot, publication",
+        "HUELLA_SOURCE_PASSWORDS: there is no such key; there are url, password, tls_ca, slot, publication",
         "HUELLA_TABLE_NAME: tables are set together",
     ] {
         assert!(text.contains(rule), "wanted {rule}:\n{text}");
@@ -327,6 +331,61 @@ fn no_password_is_ever_shown() {
     let config = with_env(&[KEY]).unwrap();
     assert!(!format!("{config:?}").contains("hush") && !format!("{config:?}").contains(KEY.1));
     assert_eq!(config.source.shown_url(), "postgresql://u:***@h/d");
+}
+
+/// A password where a URL should be is still a password.
+#[test]
+fn a_source_url_is_in_no_message_whatever_it_is() {
+    for url in ["hush", "postgres//hush", "hush@h", "postgresql://h/d hush", "https://hush"] {
+        let text = refusal(with_env(&[("HUELLA_SOURCE_URL", url)]));
+        assert!(text.contains("HUELLA_SOURCE_URL = (not shown): must be postgresql://") && !text.contains("hush"), "{text}");
+    }
+}
+
+#[test]
+fn a_password_of_its_own_goes_into_the_url_whatever_it_holds() {
+    for (url, password) in [("postgresql://u@h/d", "a&b=c %?ñ"), ("postgresql://u@h/d?sslmode=disable", "x")] {
+        let config = parse(&format!("{LEAST}[batch]\n"), &[("HUELLA_SOURCE_URL", url), ("HUELLA_SOURCE_PASSWORD", password)]).unwrap();
+        let shown = config.source.shown_url();
+        assert!(shown.starts_with(url) && shown.ends_with("password=***"), "{shown}");
+        let encoded = config.source.url.expose().rsplit_once("password=").unwrap().1.to_owned();
+        let bytes: Vec<u8> = encoded.split('%').skip(1).map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
+        assert_eq!(String::from_utf8(bytes).unwrap(), password);
+    }
+    let text = refusal(with_env(&[("HUELLA_SOURCE_PASSWORD", "hash-hush")]));
+    assert!(text.contains("source.password: source.url has a password too") && !text.contains("hush"), "{text}");
+}
+
+#[test]
+fn a_file_with_a_password_that_others_may_read_is_known() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.toml");
+    let plain = LEAST.replace(":hush", "");
+    for (text, mode, exposed) in [
+        (LEAST, 0o644, true),
+        (LEAST, 0o640, true),
+        (LEAST, 0o600, false),
+        (plain.as_str(), 0o644, false),
+        (&plain.replace("[lake]", "password = \"hush\"\n[lake]"), 0o604, true),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let config = Config::load(Some(&path), std::iter::empty()).unwrap();
+        assert_eq!(config.exposed_file.as_deref(), exposed.then_some(path.as_path()), "{mode:o}");
+        // One that the environment gives is not in the file.
+        let env = [("HUELLA_SOURCE_URL".to_owned(), "postgresql://u:other@h/d".to_owned())];
+        let config = Config::load(Some(&path), env).ok();
+        assert!(text.contains("password =") || config.unwrap().exposed_file.is_none());
+    }
+}
+
+#[test]
+fn only_this_machine_is_spoken_to_without_tls() {
+    let dataform = "[dataform]\nrepository = \"projects/p/locations/l/repositories/r\"\ngit_commitish = \"a\"\nendpoint = ";
+    for url in ["http://127.0.0.1:9", "http://[::1]:9/x", "http://localhost:9", "https://dataform.example.org"] {
+        assert!(with(&format!("{dataform}\"{url}\"")).is_ok(), "{url}");
+    }
 }
 
 #[test]

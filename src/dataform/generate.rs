@@ -95,7 +95,7 @@ pub async fn run(config: &Config, out: &Path) -> Result<()> {
     replace(&path, &body).map_err(|e| failed("cannot write", e))?;
     let mut lines = vec![format!("{}: {} tables", path.display(), document.tables.len())];
     lines.extend(changes(before.as_ref(), &document));
-    crate::stdout::line(&lines.join("\n"))
+    crate::stdout::lines(&lines)
 }
 
 /// The same document in the lake, where the next day's job finds what this one had; returns what changed, one line a table.

@@ -81,7 +81,7 @@ async fn merge(repository: &Repository<'_>, record: &mut Record<'_>, cut: &Cut, 
     tracing::info!(invocation, through = %cut.through, "Dataform runs");
     let standing = wait(repository, &invocation, &mut stop).await?;
     let actions = repository.actions(&invocation).await?;
-    stdout::line(&table(&actions))?;
+    stdout::lines(table(&actions).lines())?;
     for action in actions.iter().filter(|action| action.has_failed()) {
         tracing::error!(action = action.target, job = action.job, failure = action.failure, invocation, "a Dataform action failed");
     }

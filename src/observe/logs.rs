@@ -6,10 +6,10 @@
 
 use super::progress;
 use crate::error::{Error, Result};
+use crate::stdout::{escaped, escaped_json, is_unsafe};
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 use std::fmt;
-use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -33,7 +33,7 @@ pub enum Format {
 impl Format {
     /// The format asked for, else text on a terminal and JSON elsewhere.
     pub fn choose(asked: Option<Format>) -> Format {
-        asked.unwrap_or(if std::io::stderr().is_terminal() { Format::Text } else { Format::Json })
+        asked.unwrap_or(if progress::is_terminal() { Format::Text } else { Format::Json })
     }
 }
 
@@ -49,10 +49,10 @@ pub fn init(asked: Option<Format>, filter: Option<&str>) -> Result<()> {
         Error::config(format!("HUELLA_LOG = {filter:?}: must be levels such as \"info\" or \"warn,huella=debug\"")).with_source(error)
     })?;
     let format = Format::choose(asked);
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
+    let colour = progress::is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
     tracing::subscriber::set_global_default(subscriber(format, colour, filter, progress::Stderr))
         .map_err(|error| Error::bug("logs are set up twice").with_source(error))?;
-    if format == Format::Text && std::io::stderr().is_terminal() {
+    if format == Format::Text && progress::is_terminal() {
         progress::draw_bars();
     }
     std::panic::set_hook(Box::new(log_panic));
@@ -107,7 +107,7 @@ where
         write!(writer, "{dim}{}{end} {begin}{level:<5}{end} ", Utc::now().format("%H:%M:%S"))?;
         let mut fields = Fields::default();
         event.record(&mut fields);
-        write!(writer, "{}", one_line(&fields.message))?;
+        write!(writer, "{}", escaped(&fields.message))?;
         for (name, value) in &fields.others {
             let text = value.as_str().map_or_else(|| value.to_string(), bare_or_quoted);
             write!(writer, " {dim}{name}={end}{text}")?;
@@ -115,7 +115,7 @@ where
         for span in context.event_scope().into_iter().flatten() {
             let extensions = span.extensions();
             if let Some(fields) = extensions.get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
-                write!(writer, " {dim}{}{end}", one_line(fields))?;
+                write!(writer, " {dim}{}{end}", escaped(fields))?;
             }
         }
         if !event.metadata().target().starts_with("huella") {
@@ -134,21 +134,9 @@ fn colour(level: Level) -> &'static str {
     }
 }
 
-/// Line breaks and other control characters escaped, so that text of others can forge no line and no colour.
-fn one_line(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut line, c| {
-        if c.is_control() {
-            line.extend(c.escape_default())
-        } else {
-            line.push(c)
-        }
-        line
-    })
-}
-
 fn bare_or_quoted(text: &str) -> String {
-    let bare = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '=');
-    if bare { text.to_owned() } else { format!("{text:?}") }
+    let bare = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || is_unsafe(c) || c == '"' || c == '=');
+    if bare { text.to_owned() } else { escaped(&format!("{text:?}")).into_owned() }
 }
 
 /// Cloud Logging's structured lines: <https://cloud.google.com/logging/docs/structured-logging>.
@@ -187,7 +175,7 @@ where
         if let Some(place) = source_location(metadata) {
             line.insert("logging.googleapis.com/sourceLocation".into(), place);
         }
-        writeln!(writer, "{}", Value::Object(line))
+        writeln!(writer, "{}", escaped_json(&Value::Object(line).to_string()))
     }
 }
 
@@ -334,6 +322,22 @@ mod tests {
         });
         assert!(text.ends_with(" INFO  copied\\nall\\u{1b}[31m rows=5 what=\"two words\" table=public.a worker=2\n"), "{text}");
         assert_eq!(text.lines().count(), 1);
+    }
+
+    /// Names and messages of others.
+    #[test]
+    fn nothing_in_a_line_turns_text_around_or_begins_another() {
+        let hostile = "a\u{202e}b\u{9b}c\nERROR d";
+        for format in [Format::Text, Format::Json] {
+            let text = logged(format, false, DEFAULT_FILTER, || {
+                let _span = tracing::info_span!("s", of = hostile).entered();
+                tracing::info!(table = hostile, other = "a\u{202e}b", shown = %hostile, debug = ?hostile, "{hostile}");
+            });
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(!text.trim_end().contains(is_unsafe), "{text:?}");
+            let json = serde_json::from_str::<Value>(&text);
+            assert!(format == Format::Text || json.is_ok_and(|line| line["table"] == hostile && line["message"] == hostile), "{text}");
+        }
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! Owns: the bar, and the way of log lines past it. Does not own: what is copied (`snapshot`).
 //! Invariant: while a bar stands, nothing is written to the terminal but through [`Stderr`].
 
+use crate::stdout::escaped;
 use crate::table_name::TableName;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,7 +88,7 @@ impl TableProgress {
         let rows = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(bar) = &self.whole.bar {
-            bar.set_message(format!("{}: {rows} rows, {} MiB", self.name, bytes >> 20));
+            bar.set_message(format!("{}: {rows} rows, {} MiB", escaped(&self.name.to_string()), bytes >> 20));
             return;
         }
         let Ok(mut logged) = self.logged.try_lock() else { return }; // the other worker does it
@@ -107,10 +108,17 @@ impl TableProgress {
     }
 }
 
+/// Whether a person reads standard error.
+#[allow(clippy::disallowed_methods)] // asked, not written
+pub(super) fn is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
 /// Standard error for log lines: a bar steps aside for each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stderr;
 
+#[allow(clippy::disallowed_methods)] // of lines that `logs` has escaped
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match bar() {

@@ -60,8 +60,9 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     if !resnapshot && standing.as_ref().is_some_and(|w| w.slot_state == SlotState::Ready) {
         return Ok(Established::Before);
     }
-    let known = standing.as_ref().map(|w| w.streamed().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
-    let tables = first_tables(writer, &client, &known).await?;
+    let begun = standing.as_ref().filter(|w| w.through.is_some());
+    let known = begun.map(|w| w.streamed().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>());
+    let tables = first_tables(writer, &client, known.as_ref()).await?;
     let mut replication = Replication::connect(&writer.options).await?;
     let system = replication.identify_system().await?;
     replication.terminate().await;
@@ -102,12 +103,16 @@ async fn turn(client: &Client, slot: &str, mut take_over: bool) -> Result<()> {
     }
 }
 
-/// The tables to begin with. Without a list an always-on writer waits for the first one: beside a new project it would else be restarted in vain
+/// The tables to begin with; `known`: those of a lake that has begun. Without a list an always-on writer waits for the first one: beside a new project it would else be restarted in vain
 /// until somebody makes a table.
-async fn first_tables(writer: &Writer, client: &Client, known: &BTreeSet<TableName>) -> Result<Vec<Table>> {
+async fn first_tables(writer: &Writer, client: &Client, known: Option<&BTreeSet<TableName>>) -> Result<Vec<Table>> {
     let mut told: Option<Instant> = None;
     loop {
-        let tables = source::wanted(client, &writer.config, known, &writer.ended).await?;
+        let tables = match known {
+            Some(known) => source::wanted(client, &writer.config, known, &writer.ended).await?,
+            // Nothing is a new table yet (`source.new_tables`).
+            None => source::wanted_first(client, &writer.config).await?,
+        };
         if !tables.is_empty() {
             return Ok(tables);
         }

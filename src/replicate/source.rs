@@ -4,7 +4,7 @@
 //! Invariant: a publication edited, dropped or re-created behind our back is never passed over.
 
 use super::membership;
-use crate::config::{Config, Mode as TableMode};
+use crate::config::{Config, Mode as TableMode, NewTables, Source};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Leaf, ReplicaIdentity, Table, TableKind};
@@ -14,6 +14,7 @@ use crate::schema::HashKey;
 use crate::schema::version::Privacy;
 use crate::table_name::TableName;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use tokio_postgres::Client;
 
 /// The streamed tables and their publication, read together.
@@ -97,6 +98,23 @@ pub(crate) async fn check_server(client: &Client, config: &Config) -> Result<ser
     Ok(info)
 }
 
+/// Tables that were named as left out: each once, not with every look.
+static LEFT_OUT: Mutex<BTreeSet<TableName>> = Mutex::new(BTreeSet::new());
+
+/// Names a table that appeared after the first start and stays out (`new_tables = "ignore"`); always true.
+fn told_as_left_out(table: &TableName) -> bool {
+    if LEFT_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone()) {
+        tracing::info!(table = %table, "a new table is left out (source.new_tables = \"ignore\"); to replicate it, set \"add\" or name the tables under [[table]]");
+    }
+    true
+}
+
+/// As [`wanted`], where nothing was streamed before: what is there now is no new table.
+pub(crate) async fn wanted_first(client: &Client, config: &Config) -> Result<Vec<Table>> {
+    let there = Config { source: Source { new_tables: NewTables::Add, ..config.source.clone() }, ..config.clone() };
+    wanted(client, &there, &BTreeSet::new(), &BTreeSet::new()).await
+}
+
 /// Tables that are to be streamed: those configured, or all of schema public that have a key. `known` are those streamed before:
 /// one of them that has lost its key is refused by name, not left behind. `ended` are configured ones that went while this process ran: the
 /// others go on.
@@ -109,6 +127,9 @@ pub(crate) async fn wanted(
     let Some(configured) = &config.tables else {
         let mut tables = catalogue::tables_of(client, "public").await?;
         tables.retain(|table| table.streamable().is_ok() || known.contains(&table.name));
+        if config.source.new_tables == NewTables::Ignore {
+            tables.retain(|table| known.contains(&table.name) || !told_as_left_out(&table.name));
+        }
         tables.iter().try_for_each(|table| refuse_unfit(config, table))?;
         return Ok(tables);
     };

@@ -76,10 +76,9 @@ pub async fn run(config: &Config, json: bool, max_lag: Option<MaxLag>) -> Result
     let source = source.map_err(|error| error.full());
     let found = attention::judge(&lake, &source, max_lag, chrono::Utc::now());
     if json {
-        let document = show::document(&lake, &source, &found);
-        crate::stdout::line(&serde_json::to_string_pretty(&document).expect("JSON values are always JSON"))?;
+        crate::stdout::json(&show::document(&lake, &source, &found))?;
     } else {
-        crate::stdout::line(&show::text(&lake, &source, &found))?;
+        crate::stdout::lines(show::text(&lake, &source, &found))?;
     }
     match found.as_slice() {
         [] => Ok(()),

@@ -64,11 +64,11 @@ fn blocker_document(blocker: &Blocker) -> Value {
     })
 }
 
-/// The same for people.
-pub(super) fn text(lake: &Lake, source: &Result<Source, String>, found: &[Attention]) -> String {
+/// The same for people, line by line.
+pub(super) fn text(lake: &Lake, source: &Result<Source, String>, found: &[Attention]) -> Vec<String> {
     let watermark = &lake.watermark;
-    let mut out = String::new();
-    let mut say = |label: &str, text: String| writeln!(out, "{label:<10} {text}").expect("writing to a String cannot fail");
+    let mut out = Vec::new();
+    let mut say = |label: &str, text: String| out.push(format!("{label:<10} {text}"));
     say("lake", lake.url.clone());
     let age = lake.age_secs.map_or(String::new(), |age| format!(", {} ago", span(age)));
     let through = watermark.through.map_or("nothing yet (a first start is under way)".to_owned(), |lsn| lsn.to_string());
@@ -103,7 +103,6 @@ pub(super) fn text(lake: &Lake, source: &Result<Source, String>, found: &[Attent
     for blocker in source.iter().flat_map(|source| &source.blockers) {
         say("blocker", format!("a copy waits for the end of this transaction: {blocker}"));
     }
-    out.truncate(out.trim_end().len());
     out
 }
 

@@ -13,6 +13,7 @@
 //! Unfinished files live in `.tmp-huella/` beside the lock; what a crash leaves there is swept a day later.
 
 use super::local_file::{Temp, checksum, generation, io_error, is_absent, meta, set_time, stat, sync_dir, time_of};
+use super::local_rights::{FILE_MODE, close_to_others, is_lakes_alone, make_private_dir};
 use super::{Generation, Meta, Object, RESERVED, Store, StoreError, Upload, check_path, check_prefix};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use std::collections::HashSet;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -310,7 +311,7 @@ impl Directory {
     fn write_temp(&self, path: &str, body: &[u8]) -> Result<Temp, StoreError> {
         let count = self.temp_count.fetch_add(1, Ordering::Relaxed);
         let name = self.temp.join(format!("{:016x}-{count}", self.tag));
-        let file = self.in_temp(path, "making a file", || OpenOptions::new().write(true).create_new(true).open(&name))?;
+        let file = self.in_temp(path, "making a file", || OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&name))?;
         let mut temp = Temp { file, path: name, generation: 0 };
         temp.file.write_all(body).map_err(|e| io_error(path, "writing", &e))?;
         Ok(temp)
@@ -318,7 +319,7 @@ impl Directory {
 
     fn lock_file(&self, path: &str) -> Result<File, StoreError> {
         let name = self.temp.join(LOCK_NAME);
-        self.in_temp(path, "opening the lock", || OpenOptions::new().write(true).create(true).truncate(false).open(&name))
+        self.in_temp(path, "opening the lock", || OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&name))
     }
 
     /// Whether the lock is still the one that others take: a lock on a file that was removed excludes nobody.
@@ -361,18 +362,28 @@ impl Directory {
             return Ok(());
         }
         let parent = dir.parent();
-        match fs::create_dir(dir) {
+        let inside = dir.starts_with(&self.root);
+        // From the root down: each is closed to others before anything is put below it.
+        if let Some(parent) = parent.filter(|_| inside && dir != self.root) {
+            self.make_durable_dir(parent)?;
+        }
+        // Above the root the user's own rule (umask) holds.
+        match if inside { make_private_dir(dir) } else { fs::create_dir(dir) } {
             Ok(()) => parent.map_or(Ok(()), sync_dir)?,
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let Some(parent) = parent else { return Err(e) };
+                self.forget_durable(); // somebody removed a folder by hand
                 self.make_durable_dir(parent)?;
                 return self.make_durable_dir(dir);
             }
             // Somebody else may have made it a moment ago and not flushed yet. Above the root it is not our affair.
             Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {
-                if dir.starts_with(&self.root) && dir != self.root {
-                    let parent = parent.expect("below the root there is a parent");
-                    self.make_durable_dir(parent)?;
+                if dir == self.root && !is_lakes_alone(dir)? {
+                    tracing::debug!(dir = %dir.display(), "the lake's directory holds other things too, and keeps its rights");
+                } else if inside {
+                    close_to_others(dir)?;
+                }
+                if let Some(parent) = parent.filter(|_| inside && dir != self.root) {
                     sync_dir(parent)?;
                 }
             }

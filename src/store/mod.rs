@@ -10,6 +10,7 @@ mod gcs_error;
 mod gcs_upload;
 mod local;
 mod local_file;
+mod local_rights;
 mod tolerating;
 
 pub use fault::{FaultStore, Plan};

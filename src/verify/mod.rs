@@ -30,11 +30,11 @@ use std::sync::Arc;
 use table::Side;
 use tokio::time::Instant;
 
-/// Compares `tables` (none: all streamed ones) and prints what differs.
+/// Compares `tables` (none: all streamed ones) and prints what differs; cells of it only if `values`.
 ///
 /// # Errors
 /// `Kind::Found` if something differs; `Kind::Retry` if the lake does not come to the position of the comparison.
-pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
+pub async fn run(config: &Config, tables: &[TableName], values: bool) -> Result<()> {
     let store = store::open(&config.lake.url).await?;
     let watermark = begun(store.as_ref()).await?;
     known(&watermark, tables)?;
@@ -48,7 +48,7 @@ pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
     let hash = config.hash_key.as_ref().map(|key| HashKey::new(key.expose().as_bytes()));
     let (mut different, mut compared, mut waiting) = (0, 0, Vec::new());
     for name in &names {
-        let mut report = Report::default();
+        let mut report = Report::new(values);
         match (watermark.tables.get(name), cut.tables.iter().find(|table| table.name == *name)) {
             // The writer follows at its next look, or has: that is no difference of what is replicated.
             (None, _) => {
@@ -82,7 +82,7 @@ pub async fn run(config: &Config, tables: &[TableName]) -> Result<()> {
         }
         compared += 1;
         different += usize::from(!report.is_equal());
-        crate::stdout::line(&report.lines(name, cut.point).join("\n"))?;
+        crate::stdout::lines(report.lines(name, cut.point))?;
     }
     if different > 0 {
         return Err(Error::found(format!("{different} of {compared} tables differ at {}", cut.point)));

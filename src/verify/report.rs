@@ -1,10 +1,12 @@
 //! What differs in a table, for a person: the first differences in full, all of them in numbers.
 //!
-//! Owns: texts and limits. Invariant: cells are shown shortened, and only here, on standard output.
+//! Owns: texts and limits. Invariant: cells are shown only where they were asked for, shortened, and only here, on standard output: that of a
+//! job goes to a log which more people read than may read the table.
 
 use super::cell::{Cell, cells};
 use super::changes::Shape;
 use crate::table_name::TableName;
+use std::collections::BTreeMap;
 
 /// So many differences of a table are shown; more would bury the first.
 const SHOWN: usize = 20;
@@ -23,10 +25,19 @@ pub(super) struct Report {
     pub(super) duplicates: u64,
     /// Differences that are not of rows.
     pub(super) other: u64,
+    /// Whether cells may be shown.
+    values: bool,
+    /// Rows that differ, by column: what is told in place of cells.
+    columns: BTreeMap<String, u64>,
     shown: Vec<String>,
 }
 
 impl Report {
+    /// Of no difference yet; `values`: cells may be shown.
+    pub(super) fn new(values: bool) -> Self {
+        Self { values, ..Self::default() }
+    }
+
     /// A difference that is not one of rows.
     pub(super) fn note(&mut self, text: String) {
         self.other += 1;
@@ -36,7 +47,7 @@ impl Report {
     /// A row of the source that the lake lacks.
     pub(super) fn missing(&mut self, shape: &Shape, row: &[u8], times: u64) {
         self.missing += times;
-        if self.shown.len() < SHOWN {
+        if self.values && self.shown.len() < SHOWN {
             self.show(format!("missing in the lake: {}", described(shape, row)));
         }
     }
@@ -44,7 +55,7 @@ impl Report {
     /// A row of the lake that the source lacks.
     pub(super) fn extra(&mut self, shape: &Shape, row: &[u8], times: u64) {
         self.extra += times;
-        if self.shown.len() < SHOWN {
+        if self.values && self.shown.len() < SHOWN {
             self.show(format!("not at the source: {}", described(shape, row)));
         }
     }
@@ -56,9 +67,11 @@ impl Report {
             return;
         }
         self.differing += 1;
-        let key = described(shape, source);
+        let key = if self.values { described(shape, source) } else { String::new() };
         for (column, (lake, source)) in shape.columns.iter().zip(cells(lake).zip(cells(source))) {
-            if lake != source && self.shown.len() < SHOWN {
+            if lake != source && !self.values {
+                *self.columns.entry(column.name.clone()).or_default() += 1;
+            } else if lake != source && self.shown.len() < SHOWN {
                 self.show(format!("{key}, column {}: lake {}, source {}", column.name, shown(lake), shown(source)));
             }
         }
@@ -81,10 +94,12 @@ impl Report {
             return vec![format!("{table}: equal, {} rows at {at}", self.equal)];
         }
         let mut lines: Vec<String> = self.shown.iter().map(|text| format!("{table}: {text}")).collect();
+        lines.extend(self.columns.iter().take(SHOWN).map(|(column, rows)| format!("{table}: column {column} differs in {rows} rows")));
         let rows = self.missing + self.extra + self.differing + self.duplicates;
         if rows > 0 {
+            let how = if self.values { "" } else { " (--values shows cells)" };
             lines.push(format!(
-                "{table}: different at {at}: {} rows differ, {} are missing in the lake, {} are not at the source, {} stand twice in the lake's files; {} are equal",
+                "{table}: different at {at}: {} rows differ, {} are missing in the lake, {} are not at the source, {} stand twice in the lake's files; {} are equal{how}",
                 self.differing, self.missing, self.extra, self.duplicates, self.equal
             ));
         }

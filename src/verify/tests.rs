@@ -266,7 +266,7 @@ fn partitions_share_the_keys_and_joined_keys_lie_together() {
 fn a_report_names_row_column_and_both_values_shortened() {
     let shape = two_columns(&[0]);
     let [a, b] = ["1\tuno", "1\tdos"].map(|line| source_row(line.as_bytes(), &shape, None).unwrap());
-    let mut report = Report::default();
+    let mut report = Report::new(true);
     report.compare(&shape, &a, &a);
     assert!(report.is_equal());
     report.compare(&shape, &a, &b);
