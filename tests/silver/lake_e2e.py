@@ -258,7 +258,7 @@ class Days:
         self.huella("run", "--until-caught-up")
         self.daily()
         counts.append(waiting())
-        if [[tuple(row) for row in rows] for rows in (before, after)] != [[(1,)], [(0,)]] or counts != [[1], [0]]:
+        if [[tuple(row) for row in rows] for rows in (before, after)] != [[("1",)], [("0",)]] or counts != [[1], [0]]:
             raise AssertionError(f"in silver {before}, then {after}; DELETE rows that wait {counts}")
         return figures
 
