@@ -91,7 +91,9 @@ pub async fn while_it_moves<T>(limit: Option<Duration>, doing: &str, work: impl 
 fn given_up(limit: Duration, doing: &str) -> Error {
     let last = last_trouble().unwrap_or_else(|| "nothing was refused; see the log for what it waited for".to_owned());
     let limit = humantime::format_duration(limit);
-    Error::retry(format!("{doing}: no progress within {limit} (--timeout), so it was given up. Last: {last}"))
+    Error::retry(format!(
+        "{doing}: no progress within {limit} (--timeout), so it was given up; `huella check` tells what is in the way. Last: {last}"
+    ))
 }
 
 #[cfg(test)]

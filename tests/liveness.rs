@@ -102,6 +102,15 @@ async fn take_over_ends_the_holder_at_once() {
     let first = w.start(&["run"], &[]);
     w.caught_up().await;
     let epoch = w.epoch();
+    // Whether a holder answers is seen by who may read the statistics; a role that merely replicates is left with the other sign.
+    w.sql("CREATE ROLE lector LOGIN REPLICATION").await;
+    let seen = huella::postgres::slot::holder(&w.client, "huella").await.unwrap().unwrap();
+    assert!(seen.silent.is_some() && seen.address.as_deref() == Some("127.0.0.1"), "{seen:?}");
+    let lector = w.server.connect_as("lector").await;
+    let unseen = huella::postgres::slot::holder(&lector, "huella").await.unwrap().unwrap();
+    assert_eq!((unseen.pid, unseen.silent), (seen.pid, None), "{unseen:?}");
+    w.sql("GRANT pg_read_all_stats TO lector").await;
+    assert!(huella::postgres::slot::holder(&lector, "huella").await.unwrap().unwrap().silent.is_some());
     let second = w.start(&["run", "--take-over"], &[]);
     assert_eq!(first.wait(), Some(6), "{}", w.log());
     assert!(w.log().contains("--take-over was asked for"), "{}", w.log());
@@ -384,4 +393,52 @@ async fn verify_passes_over_what_is_gone_and_waits_for_copies() {
     let (code, out) = w.run(&["verify"]);
     assert!(code == 0 && out.contains("public.casos: equal, 1 rows"), "{out}\n{}", w.log());
     run.stop();
+}
+
+/// A slow way to the server: what comes from there passes at about 1 MB a second.
+async fn slow_way(server: u16) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+            let (mut near_in, mut near_out) = near.into_split();
+            let (mut far_in, mut far_out) = far.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut near_in, &mut far_out).await });
+            tokio::spawn(async move {
+                let mut part = vec![0; 20_000];
+                while let Ok(length @ 1..) = far_in.read(&mut part).await {
+                    if near_out.write_all(&part[..length]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_receives_a_long_transaction_says_that_it_lives() {
+    let w = world().await;
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    let url = format!("postgresql://postgres@127.0.0.1:{}/postgres?sslmode=disable", slow_way(w.server.port).await);
+    let run = w.start(&["run"], &[("HUELLA_SOURCE_URL", url.as_str())]);
+    let epoch = w.epoch();
+    w.wait("the claim", || w.epoch() > epoch);
+    let before = w.watermark().unwrap()["commit"].clone();
+    w.sql("INSERT INTO donaciones SELECT i, i FROM generate_series(1000, 120000) i").await;
+    let alive = |w: &World| w.watermark().and_then(|w| w.get("alive_at").cloned());
+    wait_long(&w, "a sign of life", || alive(&w).is_some() || w.log().contains("\"rows\":119001"));
+    assert!(alive(&w).is_some(), "it came only with the commit\n{}", w.log());
+    let first = alive(&w);
+    wait_long(&w, "another", || alive(&w) != first);
+    assert!(w.read().state("public.donaciones").len() == 50 && before != serde_json::Value::Null, "nothing of it is visible");
+    wait_long(&w, "its commit", || w.read().state("public.donaciones").len() > 50);
+    assert_eq!(alive(&w), None);
+    run.stop();
+    w.true_in_the_lake().await;
 }

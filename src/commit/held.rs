@@ -88,7 +88,7 @@ impl Held {
     /// Changes the watermark without a commit: nothing becomes visible by it but what `edit` says of slot and tables.
     pub async fn edit(&mut self, edit: impl FnOnce(&mut Watermark)) -> Result<()> {
         let mut next = self.watermark.clone();
-        next.commit_time = rfc3339(chrono::Utc::now().timestamp_micros());
+        (next.commit_time, next.alive_at) = (rfc3339(chrono::Utc::now().timestamp_micros()), None);
         edit(&mut next);
         next.note_pending();
         tokio::time::sleep_until(self.next_write()).await;
@@ -102,6 +102,13 @@ impl Held {
             Ok(Err(error)) => tracing::debug!(error = %error.full(), "the watermark does not say that this writer left"),
             Err(_) => tracing::debug!("the lake did not answer in time to say that this writer left"),
         }
+    }
+
+    /// Says that this writer lives although it has nothing to commit: nothing else changes.
+    pub async fn show_life(&mut self) -> Result<()> {
+        let next = Watermark { alive_at: Some(rfc3339(chrono::Utc::now().timestamp_micros())), ..self.watermark.clone() };
+        tokio::time::sleep_until(self.next_write()).await;
+        self.replace(next).await
     }
 
     /// Commits: manifest, then watermark with `edit` applied. The files are there already.
@@ -132,7 +139,7 @@ impl Held {
         failpoint::hit("commit.after_manifest");
         next.through = Some(change.through);
         next.commit = Some(path);
-        next.commit_time = now;
+        (next.commit_time, next.alive_at) = (now, None);
         edit(&mut next);
         next.note_pending();
         tokio::time::sleep_until(self.next_write()).await;

@@ -187,6 +187,10 @@ pub struct Watermark {
     pub commit: Option<String>,
     /// When it was written, RFC 3339, UTC.
     pub commit_time: String,
+    /// When the writer last said that it lives while a long transaction arrives, which nothing of can be committed: RFC 3339, UTC. Beyond the
+    /// contract's example, because a standby would take it for dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alive_at: Option<String>,
     /// The source.
     pub source: Source,
     /// All streamed tables, and the catalogues that were copied.

@@ -147,6 +147,7 @@ fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
         slot_state: SlotState::Creating,
         commit: None,
         commit_time: rfc3339(chrono::Utc::now().timestamp_micros()),
+        alive_at: None,
         source: Source {
             system_identifier: system.identifier.clone(),
             timeline: system.timeline,

@@ -36,6 +36,8 @@ pub(crate) enum Order {
     Piece(Piece, Vec<Edit>, Room),
     /// Copies that become current once the stream has passed their point.
     Copied(Together),
+    /// A transaction is arriving, and there is nothing to commit yet.
+    Alive,
 }
 
 enum Encoded {
@@ -49,6 +51,7 @@ enum Encoded {
         room: Room,
     },
     Copied(Together),
+    Alive,
 }
 
 /// What a pipeline leaves behind.
@@ -134,6 +137,7 @@ async fn encode_all(mut orders: mpsc::Receiver<Order>, encoded: mpsc::Sender<Enc
     while let Some(order) = orders.recv().await {
         let next = match order {
             Order::Copied(copied) => Encoded::Copied(copied),
+            Order::Alive => Encoded::Alive,
             Order::Piece(piece, edits, room) => {
                 let (through, transactions, rows) = (piece.through, piece.transactions, piece.rows);
                 let last = piece.last;
@@ -195,6 +199,12 @@ impl Committer {
 
     async fn take(&mut self, piece: Encoded) -> Result<()> {
         match piece {
+            // A commit that is about to be made says as much.
+            Encoded::Alive if self.ready.is_some() => {}
+            Encoded::Alive => {
+                self.held.show_life().await?;
+                self.report.send_replace(Arc::new(self.held.watermark().clone()));
+            }
             Encoded::Copied(copied) => {
                 let through = self.held.watermark().position();
                 if copied.needs <= through && self.ready.is_none() {

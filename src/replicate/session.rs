@@ -83,6 +83,8 @@ struct Session<'a> {
     /// A relation was placed by a newer view of the catalogue than the one that is being taken: that one is of no use.
     look_outdated: bool,
     heartbeat_due: bool,
+    /// Rows came since the last heartbeat.
+    arrived: bool,
     /// A position that somebody waits for: a copy's, or the end of `--until-caught-up`.
     wanted: Option<Lsn>,
     /// A piece of one huge row is on its way: nothing is taken on before it is uploaded.
@@ -128,6 +130,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         look_again: false,
         look_outdated: false,
         heartbeat_due: false,
+        arrived: false,
         wanted: writer.target.max(writer.announced.behind()).filter(|t| *t > through),
         alone: false,
         copying: writer.copier.busy(),
@@ -197,6 +200,7 @@ impl Session<'_> {
                     self.heartbeat_due = true;
                     self.stream.request_keepalive();
                     self.look();
+                    self.show_life().await?;
                 }
                 _ = eager.tick(), if self.wanted.is_some() => self.stream.request_keepalive(),
                 // Data last: everything above is rare and quick.
@@ -269,6 +273,15 @@ impl Session<'_> {
         self.handed.retain(|table, point| watermark.tables.get(table).is_some_and(|mark| mark.snapshot.is_none_or(|s| s < *point)));
     }
 
+    /// While a long transaction arrives the position cannot move: a standby would take that for death, end this session, and have the same
+    /// transaction sent again to somebody who fares no better.
+    async fn show_life(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.arrived) && self.batcher.in_transaction() {
+            self.pipeline.send(Order::Alive).await?;
+        }
+        Ok(())
+    }
+
     /// Cuts at once when a position that somebody waits for is reached.
     async fn reach(&mut self) -> Result<()> {
         if let Some(wanted) = self.wanted
@@ -328,6 +341,7 @@ impl Session<'_> {
     }
 
     async fn message(&mut self, payload: &[u8]) -> Result<()> {
+        self.arrived = true;
         self.change(payload).await?;
         if payload.len() >= LARGE_BYTES && self.batcher.full(0) {
             self.alone = true;

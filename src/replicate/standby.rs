@@ -42,7 +42,7 @@ pub(super) struct Standby {
 }
 
 /// What every write of the watermark changes.
-type Mark = (Epoch, CommitSeq, String);
+type Mark = (Epoch, CommitSeq, String, Option<String>);
 
 impl Standby {
     /// The rules that follow from the server's settings and ours (those of the holder are taken to be the same).
@@ -59,7 +59,7 @@ impl Standby {
 
     /// Judges the holder by what the server and the lake say now.
     pub(super) fn judge(&mut self, holder: &Holder, watermark: &Watermark, now: Instant) -> Verdict {
-        let mark = (watermark.epoch, watermark.seq, watermark.commit_time.clone());
+        let mark = (watermark.epoch, watermark.seq, watermark.commit_time.clone(), watermark.alive_at.clone());
         let moved = self.seen.as_ref() != Some(&mark);
         self.seen = Some(mark);
         let owes = watermark.through.is_some_and(|through| holder.flushed > through);

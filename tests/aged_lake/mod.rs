@@ -108,6 +108,7 @@ impl<'a> Synthetic<'a> {
             commit_time: "2026-01-31T00:00:00.000000Z".to_owned(),
             source,
             tables: BTreeMap::from([(table, mark)]),
+            alive_at: None,
             pending_since: BTreeMap::new(),
         };
         Self { root, schema: Arc::new(schema), watermark, part: 0 }
