@@ -75,6 +75,8 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     let before = held.watermark().source.publication.clone();
     prepare_publication(&client, &writer.config, &tables, resnapshot, before.as_ref()).await?;
     promote(writer, &client, held, &tables, &system, left_behind).await?;
+    // Until the slot is held: a second first start that came in between would take it, and fence this one.
+    writer.turn = Some(client);
     Ok(Established::Now)
 }
 

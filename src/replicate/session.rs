@@ -22,6 +22,7 @@ use crate::lsn::Lsn;
 use crate::pgoutput::{self, Envelope, Message, Relation};
 use crate::postgres::{Event, Frames, ReplicationStream, server, sqlstate};
 use crate::table_name::TableName;
+use crate::wait;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +103,8 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     let held = writer.take_held()?;
     let lake = Lake::from(&held);
     let through = held.watermark().position();
-    let (registry, view) = match looks::begin(writer, &taken.client, &held).await {
+    let begun = wait::told("a look at the source's catalog and publication", looks::begin(writer, &taken.client, &held)).await;
+    let (registry, view) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             writer.held = Some(held);

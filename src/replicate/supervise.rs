@@ -69,6 +69,7 @@ async fn supervise(config: Config, options: ConnectOptions, mode: Mode, mut stop
         unsettled: Vec::new(),
         tenure: mode.tenure(),
         take_over: mode.take_over,
+        turn: None,
         told_left_out: false,
         target: None,
         announced: Announced::default(),
@@ -156,7 +157,9 @@ async fn ready(writer: &mut Writer, until_caught_up: bool, resnapshot: &mut bool
             Established::Now => *resnapshot = false,
         }
     }
-    let taken = take_over(writer).await?;
+    let taken = take_over(writer).await;
+    writer.turn = None;
+    let taken = taken?;
     if let Some(taken) = taken.as_ref().filter(|_| !std::mem::replace(&mut writer.told_left_out, true)) {
         tell_left_out(&writer.config, &taken.client).await;
     }

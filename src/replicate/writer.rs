@@ -16,6 +16,7 @@ use crate::store::Store;
 use crate::table_name::TableName;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio_postgres::Client;
 
 /// With less than this a worker's row groups would be too small to read well.
 const COPY_WORKER_BYTES_MIN: usize = 8 << 20;
@@ -37,6 +38,8 @@ pub(crate) struct Writer {
     pub(crate) tenure: Tenure,
     /// Whoever holds the slot is ended at the first take-over.
     pub(crate) take_over: bool,
+    /// The session that holds the turn of a first start, until the slot is held.
+    pub(crate) turn: Option<Client>,
     /// The tables that are left out were named.
     pub(crate) told_left_out: bool,
     /// Where `--until-caught-up` ends.
