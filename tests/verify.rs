@@ -109,7 +109,7 @@ async fn what_run_brings_is_equal_and_every_deviation_is_found() {
     let hidden = "ALTER PUBLICATION huella SET (publish = 'truncate'); UPDATE public.keyed SET name = 'hidden' WHERE id = 1;
         DELETE FROM public.keyed WHERE id = 2; INSERT INTO public.keyed VALUES (-1, 'new', NULL); INSERT INTO public.bag VALUES (9, 'new');";
     client.batch_execute(hidden).await.unwrap();
-    let different = lake.ends("verify", 7);
+    let different = lake.ends("verify --values", 7);
     for line in [
         r#"public.keyed: id = "1", column name: lake "n1", source "hidden""#,
         r#"public.keyed: not at the source: id = "2""#,

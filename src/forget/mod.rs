@@ -310,17 +310,17 @@ impl Job<'_> {
         failpoint::hit("forget.after_publish");
         removal.sweep().await?;
         tracing::info!(table = %self.table, rows = receipt.rows, files = receipt.files, waiting = receipt.waiting.len(), receipt = path, "forgotten");
-        let waiting = match receipt.waiting.len() {
-            0 => String::new(),
-            n => format!("\n{n} DELETE rows keep the key alone until the published cut is merged; then `huella compact` takes them out"),
-        };
-        stdout::line(&format!(
-            "{}: {} rows of this key are gone from the live files ({} rewritten){waiting}\nthe first `huella compact` after {} deletes the files that held them\n{}",
-            self.table,
-            receipt.rows,
-            receipt.files,
-            receipt.gone_after.as_deref().unwrap_or("its grace"),
-            store.uri(path)
-        ))
+        let mut told =
+            vec![format!("{}: {} rows of this key are gone from the live files ({} rewritten)", self.table, receipt.rows, receipt.files)];
+        if !receipt.waiting.is_empty() {
+            let rows = receipt.waiting.len();
+            told.push(format!(
+                "{rows} DELETE rows keep the key alone until the published cut is merged; then `huella compact` takes them out"
+            ));
+        }
+        let when = receipt.gone_after.as_deref().unwrap_or("its grace");
+        told.push(format!("the first `huella compact` after {when} deletes the files that held them"));
+        told.push(store.uri(path));
+        stdout::lines(told)
     }
 }
