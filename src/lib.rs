@@ -26,6 +26,7 @@ pub mod postgres;
 pub mod publish;
 pub mod replicate;
 pub mod schema;
+pub mod shapes;
 pub mod snapshot;
 pub mod status;
 pub mod stdout;

@@ -133,16 +133,16 @@ async fn rights_are_those_of_the_session() {
 }
 
 #[tokio::test]
-async fn fingerprint_changes_with_the_shape_and_with_nothing_else() {
+async fn a_look_changes_with_the_shape_and_with_nothing_else() {
     let Some(server) = Server::start(&[]) else { return };
     let client = filled(&server).await;
     let oids: Vec<u32> = {
         let names = ["plain", "full_key", "by_index", "root"].map(public);
         catalogue::tables(&client, &names).await.unwrap().iter().map(|t| t.oid).collect()
     };
-    let mut before = catalogue::fingerprints(&client, &oids).await.unwrap();
+    let mut before = catalogue::looks(&client, &oids).await.unwrap();
     assert_eq!(before.len(), 4);
-    assert_eq!(before[&oids[0]], table(&client, "plain").await.fingerprint);
+    assert_eq!(before[&oids[0]], table(&client, "plain").await.look);
     for (sql, changed) in [
         ("INSERT INTO public.plain (b, v) VALUES (1, '1')", None),
         ("ANALYZE public.plain", None),
@@ -166,14 +166,14 @@ async fn fingerprint_changes_with_the_shape_and_with_nothing_else() {
         ),
     ] {
         client.batch_execute(sql).await.unwrap();
-        let after = catalogue::fingerprints(&client, &oids).await.unwrap();
+        let after = catalogue::looks(&client, &oids).await.unwrap();
         for (i, oid) in oids.iter().enumerate() {
             assert_eq!(before[oid] != after[oid], changed == Some(i), "{sql}, table {i}");
         }
         before = after;
     }
     client.batch_execute("DROP TABLE public.plain; CREATE TABLE public.plain (a int)").await.unwrap();
-    assert!(!catalogue::fingerprints(&client, &oids).await.unwrap().contains_key(&oids[0]));
+    assert!(!catalogue::looks(&client, &oids).await.unwrap().contains_key(&oids[0]));
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn reading_does_not_wait_for_a_locked_table() {
     assert_eq!(publication::read(&client, "p").await.unwrap().unwrap().tables.len(), 3);
     assert!(publication::read(&client, "every").await.unwrap().unwrap().tables.contains_key(&public("root_a")));
     catalogue::tables_with_key(&client, "public").await.unwrap();
-    catalogue::fingerprints(&client, &[tables[0].oid]).await.unwrap();
+    catalogue::looks(&client, &[tables[0].oid]).await.unwrap();
 }
 
 #[tokio::test]

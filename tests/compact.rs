@@ -404,7 +404,7 @@ fn only_what_nobody_can_name_any_more_is_deleted() {
     }
     assert!(!there(&stale), "an orphan of an epoch that is over");
     assert!(there(&a) && there(&proposed) && there(&in_flight) && foreign.exists() && proposal.exists());
-    assert!(root.join("tables/public.t/v1/schema.json").exists());
+    assert!(root.join("tables/public.t/v1").join(aged_lake::SCHEMA).exists());
 }
 
 #[test]

@@ -20,6 +20,7 @@ const ROOMS: &[&str] = &[
     "store",
     "observe",
     "schema",
+    "shapes",
     "batch",
     "commit",
     "snapshot",

@@ -65,7 +65,7 @@ pub(super) fn table(name: &str) -> Table {
         leaves: Vec::new(),
         ancestors: Vec::new(),
         row_security: false,
-        fingerprint: "f".into(),
+        look: Default::default(),
         rows_estimate: 10,
         bytes: 8192,
         inherits_children: false,

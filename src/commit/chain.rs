@@ -8,7 +8,7 @@ use super::damage::{Broken, DAMAGE_FIX};
 use super::persist;
 use crate::error::{Error, Result};
 use crate::lake::{
-    CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, LiveFile, Manifest, Watermark, commit_number, commit_path, schema_path,
+    CHECKPOINTS, COMPACTION, Checkpoint, CheckpointMark, Compaction, LiveFile, Manifest, Watermark, commit_number, commit_path,
 };
 use crate::lsn::CommitSeq;
 use crate::schema::version::TableSchema;
@@ -152,11 +152,15 @@ async fn manifest(store: &dyn Store, path: &str, object: Option<Object>, unrecor
     Manifest::parse(path, &object.body).map_err(|e| Broken::Damaged(format!("a commit manifest cannot be read: {e}")))
 }
 
-/// A version's schema.
-pub async fn schema(store: &dyn Store, table: &TableName, version: u32) -> Result<TableSchema> {
-    let path = schema_path(table, version);
+/// A version's schema, as the watermark names it.
+///
+/// # Errors
+/// `Kind::Lake` if the watermark does not know the version, or its document is gone or unreadable.
+pub async fn schema(store: &dyn Store, watermark: &Watermark, table: &TableName, version: u32) -> Result<TableSchema> {
+    let path = watermark.schema_path(table, version);
+    let path = path.ok_or_else(|| Error::lake(format!("{table}: the watermark names no schema document of version {version}")))?;
     let object = persist("read a table's schema", || store.get(&path)).await?;
-    let object = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there; {DAMAGE_FIX}")))?;
+    let object = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there")))?;
     TableSchema::parse(&path, &object.body)
 }
 

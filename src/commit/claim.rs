@@ -4,7 +4,7 @@
 //! first (`replicate`). Invariant: two claims never get the same epoch.
 
 use super::held::{Held, gone};
-use super::standing::{load, parse};
+use super::standing::{load_any, parse_any};
 use super::swap::{Swapped, swap};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -47,7 +47,8 @@ pub async fn claim(
     admit: impl Fn(&Watermark) -> Result<()>,
     edit: impl Fn(&mut Watermark),
 ) -> Result<Held> {
-    let (mut found, mut generation) = load(store.as_ref()).await?.ok_or_else(gone)?;
+    // Who goes on with a lake has read it by `load`, which refuses former layouts.
+    let (mut found, mut generation) = load_any(store.as_ref()).await?.ok_or_else(gone)?;
     loop {
         admit(&found)?;
         let mut next = found;
@@ -62,7 +63,7 @@ pub async fn claim(
             }
             // A claim of ours that landed and was built upon has a successor's epoch on top: the slot is his then as well.
             Swapped::Moved(object) => {
-                (found, generation) = (parse(&object.body)?, object.generation);
+                (found, generation) = (parse_any(&object.body)?, object.generation);
                 if found.epoch >= next.epoch {
                     return Err(Error::retry(format!(
                         "writer {} took the lake over with epoch {} while this one was about to: the slot is its own now",

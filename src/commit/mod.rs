@@ -17,7 +17,7 @@ pub use chain::{History, chain_since, compaction, history, live, schema};
 pub use claim::{claim, create, random, writer_id};
 pub use damage::{CLAIM_MANIFESTS_MAX, DAMAGE_FIX, damage, epoch_used, missing, refusal};
 pub use held::{Change, Held};
-pub use standing::load;
+pub use standing::{load, load_any};
 pub use swap::{Swapped, swap};
 pub use upload::{FileNamer, GrowingObject, put_changed, put_data, put_document, put_or_replace};
 

@@ -15,9 +15,22 @@ pub async fn load(store: &dyn Store) -> Result<Option<(Watermark, Generation)>> 
     }
 }
 
+/// Reads the watermark, of a former layout as well: for who begins new versions of all tables.
+pub async fn load_any(store: &dyn Store) -> Result<Option<(Watermark, Generation)>> {
+    match persist("read the watermark", || store.get(WATERMARK)).await? {
+        Some(object) => Ok(Some((parse_any(&object.body)?, object.generation))),
+        None => Ok(None),
+    }
+}
+
 /// The watermark in an object.
 pub(super) fn parse(body: &[u8]) -> Result<Watermark> {
     Watermark::parse(body).map_err(unreadable)
+}
+
+/// The same, of a former layout as well.
+pub(super) fn parse_any(body: &[u8]) -> Result<Watermark> {
+    Watermark::parse_any(body).map_err(unreadable)
 }
 
 fn unreadable(error: crate::lake::Unreadable) -> Error {

@@ -178,7 +178,7 @@ pub(super) fn data_is_there() {
     failpoint::hit("commit.after_data");
 }
 
-/// Puts a document that only the writer keeps, replacing an older one. Used for `schema.json`, whose union grows.
+/// Puts a document that is derived from the lake, replacing an older one.
 pub async fn put_or_replace(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
     put_changed(store, path, body).await.map(|_| ())
 }

@@ -150,7 +150,7 @@ impl Reader {
         for field in there.fields() {
             let known = all
                 .field_with_name(field.name())
-                .map_err(|_| Error::lake(format!("{path}: column {} is not in schema.json", field.name())))?;
+                .map_err(|_| Error::lake(format!("{path}: column {} is not in its version's schema document", field.name())))?;
             if known.data_type() != field.data_type() {
                 let what = format!("{path}: column {} is {} where {} belongs", field.name(), field.data_type(), known.data_type());
                 return Err(Error::lake(what));

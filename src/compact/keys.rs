@@ -315,7 +315,7 @@ impl<'a> Row<'a> {
             let found = self.schema.columns.iter().position(|column| column.name == *name);
             found
                 .map(|at| at as u16)
-                .ok_or_else(|| Error::lake(format!("{}: _unchanged names column {name}, which schema.json lacks", self.schema.table)))
+                .ok_or_else(|| Error::lake(format!("{}: _unchanged names column {name}, which its schema document lacks", self.schema.table)))
         };
         names.iter().map(number).collect()
     }

@@ -21,7 +21,7 @@ mod sweep;
 use crate::commit;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::lake::LiveFile;
+use crate::lake::{LiveFile, Watermark};
 use crate::schema::version::TableSchema;
 use crate::table_name::TableName;
 use chrono::{NaiveDate, Utc};
@@ -117,7 +117,7 @@ impl Job {
         let bar = bar(groups.iter().flat_map(|group| &group.files).map(|live| live.file.bytes).sum(), "compacting");
         for group in groups {
             bar.set_message(format!("{} {}", group.table, group.day));
-            let schema = self.schema(&group.table, group.version).await?;
+            let schema = self.schema(&ledger.watermark, &group.table, group.version).await?;
             let new = rewrite(&self.work, &group, schema, None, &mut self.part).await?;
             let rows = |files: &[LiveFile]| files.iter().map(|live| live.file.rows).sum::<u64>();
             if rows(&new) != rows(&group.files) {
@@ -149,7 +149,7 @@ impl Job {
         let cut = crate::publish::current(self.work.store.as_ref()).await?.map(|(cut, _)| cut.through);
         for (table, version) in tables {
             bar.set_message(table.to_string());
-            let schema = self.schema(&table, version).await?;
+            let schema = self.schema(&ledger.watermark, &table, version).await?;
             let Some(plan) = keys::plan(&self.work, &ledger.live, &schema, before, cut).await? else { continue };
             let mut replacement = Replacement::default();
             for group in plan.groups {
@@ -185,11 +185,11 @@ impl Job {
         Ok(())
     }
 
-    async fn schema(&mut self, table: &TableName, version: u32) -> Result<Arc<TableSchema>> {
+    async fn schema(&mut self, watermark: &Watermark, table: &TableName, version: u32) -> Result<Arc<TableSchema>> {
         if let Some(schema) = self.schemas.get(&(table.clone(), version)) {
             return Ok(Arc::clone(schema));
         }
-        let schema = Arc::new(commit::schema(self.work.store.as_ref(), table, version).await?);
+        let schema = Arc::new(commit::schema(self.work.store.as_ref(), watermark, table, version).await?);
         self.schemas.insert((table.clone(), version), Arc::clone(&schema));
         Ok(schema)
     }

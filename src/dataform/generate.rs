@@ -137,7 +137,7 @@ async fn document(config: &Config, store: &dyn Store, before: Option<&Document>)
     let names = names::assign(current.iter().map(|(name, ..)| *name), &given);
     let mut tables = Vec::new();
     for (table, version, mode) in current {
-        let schema = commit::schema(store, table, version).await?;
+        let schema = commit::schema(store, &watermark, table, version).await?;
         tables.push(Table {
             name: names[table].clone(),
             version,

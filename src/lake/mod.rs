@@ -22,14 +22,15 @@ pub use live::{LiveFile, Position, Span};
 pub use manifest::{DataFile, FileKind, Manifest, SnapshotMark};
 pub use path::{
     DataPath, TABLES, WATERMARK, commit_number, commit_path, compacted_path, day_of, epoch_of, escape, is_compacted, is_data, is_manifest,
-    manifest_path, reference_path, rowless_checksum, rowless_path, schema_path, table_folder, table_prefix,
+    manifest_path, reference_path, rowless_checksum, rowless_path, schema_name, table_folder, table_prefix,
 };
 pub use proposal::{PROPOSALS, Proposal, ProposedTable};
 pub use watermark::{
-    CHANGES_KEPT, ListMark, Pending, PublicationMark, SlotState, Source, TableChange, TableMark, Tenure, TransactionMark, Watermark,
+    CHANGES_KEPT, ListMark, Pending, PublicationMark, RetiredTable, SlotState, Source, TableChange, TableMark, Tenure, TransactionMark,
+    WATERMARK_FORMAT, Watermark,
 };
 
-/// The layout's number in every document.
+/// The layout's number in every document but the watermark.
 pub const FORMAT: u32 = 1;
 
 /// A document cannot be read.

@@ -120,9 +120,10 @@ pub(super) fn is_plain_in(path: &str, folder: &str) -> bool {
     name.is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
 }
 
-/// `tables/<schema>.<table>/v<version>/schema.json`.
-pub fn schema_path(table: &TableName, version: u32) -> String {
-    format!("{}/schema.json", table_prefix(table, version))
+/// `_schema-e<epoch>-<mark>.json`: a schema document's name in its version's folder. The leading underscore makes readers that open a folder
+/// skip it. Created once: one epoch writes one content under a mark, so that no two writers meet.
+pub fn schema_name(epoch: Epoch, mark: &str) -> String {
+    format!("_schema-e{:06}-{mark}.json", epoch.0)
 }
 
 /// `tables/<schema>.<table>/v<version>/_published.manifest`: URIs, one a line. Below the version's folder, because BigQuery wants every URI

@@ -6,7 +6,7 @@
 use super::{DataFile, FORMAT, TableMark, Unreadable, Watermark};
 use crate::config::Mode;
 use crate::lsn::Lsn;
-use crate::postgres::fingerprint::same_rows;
+use crate::postgres::look::Look;
 use crate::table_name::TableName;
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,10 @@ pub struct ProposedTable {
     pub base: Option<u32>,
     /// Version that the copy belongs to.
     pub version: u32,
-    /// Catalogue fingerprint of what was copied.
-    pub fingerprint: String,
+    /// Name of the version's schema document.
+    pub schema: String,
+    /// The catalog under the copy's lock.
+    pub look: Look,
     /// Consistent point S.
     pub snapshot: Lsn,
     /// Rows copied.
@@ -128,11 +130,12 @@ impl ProposedTable {
             return Err("the lake has a newer copy".to_owned());
         }
         if self.mode == Mode::Stream {
-            if mark.oid != self.oid || mark.version != Some(self.version) || !same_rows(&mark.fingerprint, &self.fingerprint) {
+            // Listed in the publication or not: a difference that would matter to one that is not only makes it be asked for again.
+            if mark.oid != self.oid || mark.version != Some(self.version) || !mark.reconciled.same_rows(&self.look, true) {
                 return Err("its definition changed meanwhile".to_owned());
             }
             if !mark.pending.is_empty() {
-                return Err("the writer copies it anew already".to_owned());
+                return Err("the writer is already re-copying it".to_owned());
             }
         }
         Ok(())
@@ -146,10 +149,14 @@ mod tests {
 
     fn watermark(tables: &str) -> Watermark {
         let text = format!(
-            r#"{{"format": 1, "epoch": 1, "writer": "w", "seq": 0, "through": "0/100", "slot_state": "ready", "commit": null, "commit_time": "",
+            r#"{{"format": 2, "epoch": 1, "writer": "w", "seq": 0, "through": "0/100", "slot_state": "ready", "commit": null, "commit_time": "",
              "source": {{"system_identifier": "7", "timeline": 1, "database": "d", "slot": "s", "publication": null}}, "tables": {tables}}}"#
         );
         Watermark::parse(text.as_bytes()).expect("valid")
+    }
+
+    fn look(written: &str, file: u32) -> Look {
+        Look { shape: "s".to_owned(), written: written.to_owned(), file, ..Look::default() }
     }
 
     fn proposal(mode: Mode, base: Option<u32>, version: u32, snapshot: u64) -> Proposal {
@@ -159,7 +166,8 @@ mod tests {
             oid: 5,
             base,
             version,
-            fingerprint: "f.a.1".to_owned(),
+            schema: "_schema-a.json".to_owned(),
+            look: look("a", 1),
             snapshot: Lsn(snapshot),
             rows: 0,
             content: None,
@@ -173,7 +181,7 @@ mod tests {
         let none = watermark("{}");
         assert!(proposal(Mode::Snapshot, None, 1, 50).judge(&none).is_ok(), "a new catalogue");
         assert!(proposal(Mode::Snapshot, Some(1), 1, 50).judge(&none).is_err(), "forgotten meanwhile");
-        let there = watermark(r#"{"public.t": {"oid": 5, "mode": "snapshot", "version": 1, "snapshot": "0/40", "fingerprint": "f.a.1"}}"#);
+        let there = watermark(r#"{"public.t": {"oid": 5, "mode": "snapshot", "version": 1, "snapshot": "0/40"}}"#);
         assert!(proposal(Mode::Snapshot, Some(1), 1, 0x41).judge(&there).is_ok());
         assert!(proposal(Mode::Snapshot, Some(1), 2, 0x41).judge(&there).is_ok(), "another shape");
         assert!(proposal(Mode::Snapshot, Some(1), 1, 0x40).judge(&there).is_err(), "no newer");
@@ -186,16 +194,17 @@ mod tests {
 
     #[test]
     fn a_streamed_table_is_taken_only_in_the_shape_that_stands() {
-        let mut there = watermark(r#"{"public.t": {"oid": 5, "version": 1, "snapshot": "0/40", "fingerprint": "f.a.1"}}"#);
+        let mut there = watermark(r#"{"public.t": {"oid": 5, "version": 1, "snapshot": "0/40"}}"#);
+        there.tables.get_mut(&TableName::new("public", "t")).expect("there").reconciled = look("a", 1);
         assert!(proposal(Mode::Stream, Some(1), 1, 0x41).judge(&there).is_ok());
         assert_eq!(proposal(Mode::Stream, Some(1), 1, 0x41).needs(), Lsn(0x41));
         assert!(proposal(Mode::Stream, Some(1), 2, 0x41).judge(&there).is_err(), "another version");
         let mark = there.tables.get_mut(&TableName::new("public", "t")).expect("there");
-        mark.fingerprint = "f.b.2".to_owned();
+        mark.reconciled = look("b", 2);
         assert!(proposal(Mode::Stream, Some(1), 1, 0x41).judge(&there).is_err(), "rewritten");
         let mark = there.tables.get_mut(&TableName::new("public", "t")).expect("there");
-        mark.fingerprint = "f.a.1".to_owned();
-        mark.pending.push(Pending { version: 1, fingerprint: "f.a.1".to_owned(), since: None, reason: None });
+        mark.reconciled = look("a", 2);
+        mark.pending.push(Pending { version: 1, since: None, reason: None });
         assert!(proposal(Mode::Stream, Some(1), 1, 0x41).judge(&there).is_err(), "being copied");
     }
 

@@ -3,10 +3,10 @@
 //! Owns: its fields and its reading. Invariant: `through` is an end position; everything below it is in the
 //! lake, once, and nothing above it is visible.
 
-use super::{FORMAT, Unreadable, WATERMARK, commit_number};
+use super::{Unreadable, WATERMARK, commit_number, table_prefix};
 use crate::config::Mode;
 use crate::lsn::{CommitSeq, Epoch, Lsn};
-use crate::postgres::fingerprint::same_rows;
+use crate::postgres::look::Look;
 use crate::table_name::TableName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,15 +96,19 @@ pub struct TransactionMark {
     pub commit_time: String,
 }
 
-/// A version whose first snapshot is not committed yet.
+/// Layout number of the watermark. 2: shapes are committed with it.
+pub const WATERMARK_FORMAT: u32 = 2;
+
+/// The layout before schema documents were named by the watermark.
+const UNNAMED_SCHEMAS: u32 = 1;
+
+/// A copy that a table owes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// Version number.
+    /// The version that it is for; a version that has none yet is pending as a whole.
     pub version: u32,
-    /// Catalogue fingerprint of its shape.
-    pub fingerprint: String,
-    /// The copy must be taken at or after this position: rows changed without a message up to it. Beyond the contract's
-    /// example, because a copy that was under way already when that was noticed must not count as the new one.
+    /// The copy must be taken at or after this position: rows changed without a message up to it. A copy that was under way already when
+    /// that was noticed does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Lsn>,
     /// Why it began, for people.
@@ -113,10 +117,9 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Whether a copy at `snapshot` of this version and shape is not what it waits for.
-    pub fn outlives(&self, version: u32, fingerprint: &str, snapshot: Lsn) -> bool {
-        self.version > version
-            || (self.version == version && (!same_rows(&self.fingerprint, fingerprint) || self.since.is_some_and(|s| snapshot < s)))
+    /// Whether it is still owed after a copy of `version` at `snapshot`.
+    pub fn outlives(&self, version: u32, snapshot: Lsn) -> bool {
+        self.version > version || (self.version == version && self.since.is_some_and(|since| snapshot < since))
     }
 }
 
@@ -146,11 +149,19 @@ pub struct TableMark {
     pub version: Option<u32>,
     /// Consistent point of the current version's latest snapshot; `None` if it has none.
     pub snapshot: Option<Lsn>,
-    /// Catalogue fingerprint of the current shape.
-    pub fingerprint: String,
-    /// Versions that wait for their snapshot; the same number as `version` means a new copy within the version.
+    /// Name of each version's schema document, in the version's folder; former versions too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schemas: BTreeMap<u32, String>,
+    /// The catalog as it was when it was last compared: once what is pending is copied, nothing that it shows is missing in the lake.
+    #[serde(default)]
+    pub reconciled: Look,
+    /// Copies that are owed, by version; the same number as `version` means a new copy within the version. Only the newest is made: it
+    /// supersedes those before it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<Pending>,
+    /// Why it cannot be replicated at present, if so: its rows are left out until it can, and then it is copied again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<String>,
     /// Digest of a catalogue's rows, whatever their order: an unchanged one is not written again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
@@ -159,10 +170,44 @@ pub struct TableMark {
     pub changes: Vec<TableChange>,
 }
 
+impl TableMark {
+    /// A table of which nothing is in the lake.
+    pub fn new(oid: u32, mode: Mode, reconciled: Look) -> Self {
+        Self {
+            oid,
+            mode,
+            version: None,
+            snapshot: None,
+            schemas: BTreeMap::new(),
+            reconciled,
+            pending: Vec::new(),
+            aside: None,
+            content: None,
+            changes: Vec::new(),
+        }
+    }
+
+    /// The newest version: the current one, or one that waits for its copy.
+    pub fn newest(&self) -> Option<u32> {
+        self.version.into_iter().chain(self.pending.iter().map(|p| p.version)).max()
+    }
+}
+
+/// A table that is no longer replicated. Its files stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredTable {
+    /// When that was noticed, RFC 3339, UTC.
+    pub since: String,
+    /// The version that was current.
+    pub version: Option<u32>,
+    /// As [`TableMark::schemas`].
+    pub schemas: BTreeMap<u32, String>,
+}
+
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermark {
-    /// Layout number, [`FORMAT`].
+    /// Layout number, [`WATERMARK_FORMAT`].
     pub format: u32,
     /// Fencing number of the writer.
     pub epoch: Epoch,
@@ -193,11 +238,14 @@ pub struct Watermark {
     pub alive_at: Option<String>,
     /// The source.
     pub source: Source,
-    /// All streamed tables, and the catalogues that were copied.
+    /// All streamed tables, and the snapshot tables that were copied.
     pub tables: BTreeMap<TableName, TableMark>,
     /// Since when tables wait for a copy, RFC 3339, UTC. Beyond the contract's example, for `status`: one that waits for hours needs a person.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pending_since: BTreeMap<TableName, String>,
+    /// Tables that were replicated once.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retired: BTreeMap<TableName, RetiredTable>,
 }
 
 /// A key that may be null but not absent: an absent one is a damaged one.
@@ -211,23 +259,55 @@ impl Watermark {
         let bad = |reason: String| Unreadable { path: WATERMARK.to_owned(), reason };
         let value: serde_json::Value = serde_json::from_slice(body).map_err(|e| bad(format!("not JSON: {e}")))?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(n) if n == u64::from(FORMAT) => {}
-            Some(n) => return Err(bad(format!("format {n}; this program reads format {FORMAT}: use the huella that wrote it"))),
+            Some(n) if n == u64::from(WATERMARK_FORMAT) => {}
+            Some(n) if n == u64::from(UNNAMED_SCHEMAS) => {
+                return Err(bad(format!(
+                    "format {n}, of a huella before the first release; this program reads format {WATERMARK_FORMAT}: begin a new lake, or run --resnapshot"
+                )));
+            }
+            Some(n) => return Err(bad(format!("format {n}; this program reads format {WATERMARK_FORMAT}: use the huella that wrote it"))),
             None => return Err(bad("no \"format\": not a watermark of huella".to_owned())),
         }
-        let watermark: Self = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
-        let named = watermark.commit.as_deref().map(commit_number);
+        serde_json::from_value::<Self>(value).map_err(|e| bad(e.to_string()))?.agreeing()
+    }
+
+    /// Refuses one that does not agree with itself: it is damaged.
+    fn agreeing(self) -> Result<Self, Unreadable> {
+        let bad = |reason: String| Unreadable { path: WATERMARK.to_owned(), reason };
+        let named = self.commit.as_deref().map(commit_number);
         let told = match named {
-            None => watermark.seq == CommitSeq(0),
-            Some(named) => named.is_some_and(|(seq, epoch)| seq == watermark.seq && epoch <= watermark.epoch),
+            None => self.seq == CommitSeq(0),
+            Some(named) => named.is_some_and(|(seq, epoch)| seq == self.seq && epoch <= self.epoch),
         };
         if !told {
-            return Err(bad(format!("it is at commit {}, and names {:?}", watermark.seq.0, watermark.commit)));
+            return Err(bad(format!("it is at commit {}, and names {:?}", self.seq.0, self.commit)));
         }
-        if watermark.slot_state == SlotState::Ready && watermark.through.is_none() {
+        if self.slot_state == SlotState::Ready && self.through.is_none() {
             return Err(bad("it is ready, and has no position".to_owned()));
         }
-        Ok(watermark)
+        Ok(self)
+    }
+
+    /// Reads the document, of the former layout as well: for `run --resnapshot`, which begins a new version of every table.
+    pub fn parse_any(body: &[u8]) -> Result<Self, Unreadable> {
+        let bad = |reason: String| Unreadable { path: WATERMARK.to_owned(), reason };
+        let value: serde_json::Value = serde_json::from_slice(body).map_err(|e| bad(format!("not JSON: {e}")))?;
+        if value.get("format").and_then(serde_json::Value::as_u64) != Some(u64::from(UNNAMED_SCHEMAS)) {
+            return Self::parse(body);
+        }
+        let mut watermark: Self = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+        watermark.format = WATERMARK_FORMAT;
+        for mark in watermark.tables.values_mut() {
+            mark.schemas = (1..=mark.newest().unwrap_or(0)).map(|version| (version, "schema.json".to_owned())).collect();
+        }
+        watermark.agreeing()
+    }
+
+    /// Path of a version's schema document; `None` if the lake has no such version.
+    pub fn schema_path(&self, table: &TableName, version: u32) -> Option<String> {
+        let of_table = self.tables.get(table).and_then(|mark| mark.schemas.get(&version));
+        let name = of_table.or_else(|| self.retired.get(table).and_then(|retired| retired.schemas.get(&version)))?;
+        Some(format!("{}/{name}", table_prefix(table, version)))
     }
 
     /// The document as it is stored.
@@ -262,14 +342,18 @@ mod tests {
 
     #[test]
     fn the_contracts_example_is_read_and_written_back() {
-        let text = r#"{"format": 1, "epoch": 7, "writer": "host-pid-random", "seq": 1234, "through": "0/16B3748", "slot_state": "ready",
+        let text = r#"{"format": 2, "epoch": 7, "writer": "host-pid-random", "seq": 1234, "through": "0/16B3748", "slot_state": "ready",
          "commit": "commits/00000000000000001234-e000007.json", "commit_time": "2026-11-24T03:22:10.123456Z",
          "source": {"system_identifier": "7435", "timeline": 1, "database": "postgres", "slot": "huella",
                     "publication": {"name": "huella", "oid": 16500, "xmin": 811, "tables": {"public.donaciones": [16501, 811]}}},
-         "tables": {"public.donaciones": {"oid": 16402, "version": 2, "snapshot": "0/16A0000", "fingerprint": "f",
-                                          "pending": [{"version": 3, "fingerprint": "g"}]}}}"#;
+         "tables": {"public.donaciones": {"oid": 16402, "version": 2, "snapshot": "0/16A0000", "schemas": {"2": "_schema-a.json", "3": "_schema-b.json"},
+                                          "reconciled": {"shape": "s", "columns": "1-3", "natts": 3, "written": "w", "file": 16402, "row_type": 811},
+                                          "pending": [{"version": 3}]}}}"#;
         let read = Watermark::parse(text.as_bytes()).expect("the example is valid");
         assert_eq!(read.through, Some(Lsn(0x16B3748)));
+        let table = TableName::new("public", "donaciones");
+        assert_eq!(read.schema_path(&table, 3).as_deref(), Some("tables/public.donaciones/v3/_schema-b.json"));
+        assert_eq!((read.schema_path(&table, 1), read.tables[&table].newest()), (None, Some(3)));
         let again = Watermark::parse(&read.to_body()).expect("what was written is valid");
         assert_eq!(read, again);
         let original: serde_json::Value = serde_json::from_str(text).expect("json");
@@ -279,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_table_waits_since_the_write_that_first_had_it_waiting() {
-        let text = r#"{"format": 1, "epoch": 1, "writer": "w", "seq": 0, "through": "0/1", "slot_state": "ready", "commit": null, "commit_time": "one",
+        let text = r#"{"format": 2, "epoch": 1, "writer": "w", "seq": 0, "through": "0/1", "slot_state": "ready", "commit": null, "commit_time": "one",
             "source": {"system_identifier": "7", "timeline": 1, "database": "d", "slot": "s", "publication": null},
             "tables": {"public.a": {"oid": 1, "version": 1, "snapshot": null, "fingerprint": "f"}, "public.b": {"oid": 2, "version": null, "snapshot": null, "fingerprint": "f"}}}"#;
         let mut watermark = Watermark::parse(text.as_bytes()).expect("valid");
@@ -297,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_watermark_without_a_position_is_no_watermark() {
-        let text = r#"{"format": 1, "epoch": 7, "writer": "w", "seq": 2, "through": "0/16B3748", "slot_state": "ready",
+        let text = r#"{"format": 2, "epoch": 7, "writer": "w", "seq": 2, "through": "0/16B3748", "slot_state": "ready",
          "commit": "commits/00000000000000000002-e000007.json", "commit_time": "t", "tables": {},
          "source": {"system_identifier": "7", "timeline": 1, "database": "d", "slot": "s", "publication": null}}"#;
         assert!(Watermark::parse(text.as_bytes()).is_ok());
@@ -315,18 +399,29 @@ mod tests {
 
     #[test]
     fn a_copy_that_began_before_the_request_does_not_settle_it() {
-        let asked = Pending { version: 2, fingerprint: "f".to_owned(), since: Some(Lsn(100)), reason: None };
-        assert!(asked.outlives(2, "f", Lsn(99)), "taken too early");
-        assert!(asked.outlives(2, "g", Lsn(100)), "another shape");
-        assert!(asked.outlives(1, "f", Lsn(100)), "an older version");
-        assert!(!asked.outlives(2, "f", Lsn(100)));
-        assert!(!asked.outlives(3, "g", Lsn(1)), "superseded by a newer version");
+        let asked = Pending { version: 2, since: Some(Lsn(100)), reason: None };
+        assert!(asked.outlives(2, Lsn(99)), "taken too early");
+        assert!(asked.outlives(1, Lsn(100)), "an older version");
+        assert!(!asked.outlives(2, Lsn(100)));
+        assert!(!asked.outlives(3, Lsn(1)), "superseded by a newer version");
     }
 
     #[test]
     fn another_format_garbage_and_emptiness_are_refused() {
-        for body in ["", "{", "[]", "{}", r#"{"format": 2}"#, r#"{"format": 1}"#] {
-            assert!(Watermark::parse(body.as_bytes()).is_err(), "{body}");
+        for body in ["", "{", "[]", "{}", r#"{"format": 2}"#, r#"{"format": 1}"#, r#"{"format": 3}"#] {
+            assert!(Watermark::parse(body.as_bytes()).is_err() && Watermark::parse_any(body.as_bytes()).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn a_lake_of_the_former_layout_is_read_only_to_begin_new_versions() {
+        let text = r#"{"format": 1, "epoch": 7, "writer": "w", "seq": 0, "through": "0/10", "slot_state": "ready", "commit": null, "commit_time": "",
+         "source": {"system_identifier": "7435", "timeline": 1, "database": "postgres", "slot": "huella", "publication": null},
+         "tables": {"public.t": {"oid": 16402, "version": 2, "snapshot": "0/8", "fingerprint": "f.a.1", "pending": [{"version": 3, "fingerprint": "g"}]}}}"#;
+        let refused = Watermark::parse(text.as_bytes()).expect_err("format 1").to_string();
+        assert!(refused.contains("begin a new lake, or run --resnapshot"), "{refused}");
+        let read = Watermark::parse_any(text.as_bytes()).expect("readable");
+        let mark = &read.tables[&TableName::new("public", "t")];
+        assert_eq!((read.format, mark.newest(), mark.schemas.len()), (WATERMARK_FORMAT, Some(3), 3));
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! Owns: the queries and the shape they are read into, the rule for a table's key.
 //! Does not own: types below domains (`column_type`), types of the lake, versions, what is refused (`check`). Invariants: no query locks a table; what
-//! is returned for a table was read between two equal fingerprints, so that shape and fingerprint belong together.
+//! is returned for a table was read between two equal looks, so that shape and look belong together.
 
 pub use super::column_type::BaseType;
-pub use super::fingerprint::fingerprints;
+pub use super::look::{Look, looks};
 
 use super::column_type;
-use super::fingerprint::{KEYS, TREE};
+use super::look::{KEYS, TREE};
 use super::rows::{SqlRow, UNREADABLE, rows};
 use super::server;
 use crate::error::{Error, Result};
@@ -69,8 +69,8 @@ pub struct Table {
     pub ancestors: Vec<u32>,
     /// A row level security policy filters what this role reads, of the table or of a leaf.
     pub row_security: bool,
-    /// Fingerprint (`fingerprints`).
-    pub fingerprint: String,
+    /// What else the catalog says of it, to be compared with another look.
+    pub look: Look,
     /// Rows, as of the last VACUUM or ANALYZE, leaves together; -1: not known.
     pub rows_estimate: i64,
     /// Size with TOAST, without indexes, as of the last VACUUM or ANALYZE, leaves together; 0: not known.
@@ -125,9 +125,6 @@ pub struct Column {
     pub not_null: bool,
     /// Rows from before the column was added take its value from the catalogue (`atthasmissing`).
     pub has_missing: bool,
-    /// It has a default, of its own or of its domain. A volatile one was written into the rows there were when it was added,
-    /// without a message and without `has_missing`.
-    pub has_default: bool,
     /// Computed from other columns, stored or virtual.
     pub generated: bool,
     /// An identity column.
@@ -147,7 +144,6 @@ impl Column {
             base,
             not_null: false,
             has_missing: false,
-            has_default: false,
             generated: false,
             identity: false,
             selectable: true,
@@ -235,11 +231,11 @@ pub async fn tables(client: &(impl GenericClient + Sync), names: &[TableName]) -
 }
 
 async fn by_oid(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<Vec<Table>> {
-    // A DDL between two queries would give one table's old columns the new fingerprint. Five: a DDL storm ends sooner.
+    // A DDL between two queries would give one table's old columns the new look. Five: a DDL storm ends sooner.
     for _ in 0..5 {
-        let before = fingerprints(client, oids).await?;
+        let before = looks(client, oids).await?;
         let read = read(client, oids, &before).await?;
-        if fingerprints(client, oids).await? == before {
+        if looks(client, oids).await? == before {
             return Ok(read);
         }
     }
@@ -280,16 +276,16 @@ async fn oids(client: &(impl GenericClient + Sync), names: &[TableName]) -> Resu
     rows(client, "looking the tables up", sql, &params).await?.iter().map(|row| row.get(0)).collect()
 }
 
-async fn read(client: &(impl GenericClient + Sync), oids: &[u32], fingerprints: &BTreeMap<u32, String>) -> Result<Vec<Table>> {
+async fn read(client: &(impl GenericClient + Sync), oids: &[u32], looks: &BTreeMap<u32, Look>) -> Result<Vec<Table>> {
     let mut columns = columns(client, oids).await?;
     let full_needs_all = server::version(client).await? >= 180_000;
     let relations = relations(client, oids).await?;
     let mut tables = Vec::new();
-    for (oid, fingerprint) in fingerprints {
-        // A relation that vanishes between the queries is shown by the second look at the fingerprints.
+    for (oid, look) in looks {
+        // A relation that vanishes between the queries is missing from the second look.
         let Some(relation) = relations.get(oid) else { continue };
         let leaves = relations.values().filter(|leaf| leaf.root == Some(*oid)).collect();
-        tables.push(table(relation, leaves, columns.remove(oid).unwrap_or_default(), fingerprint.clone(), full_needs_all));
+        tables.push(table(relation, leaves, columns.remove(oid).unwrap_or_default(), look.clone(), full_needs_all));
     }
     Ok(tables)
 }
@@ -311,7 +307,7 @@ struct Relation {
     ancestors: Vec<u32>,
 }
 
-fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fingerprint: String, full_needs_all: bool) -> Table {
+fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, look: Look, full_needs_all: bool) -> Table {
     let own = &relation.leaf;
     let kind = match relation.relkind.as_str() {
         "r" if relation.partition => TableKind::Leaf,
@@ -339,7 +335,7 @@ fn table(relation: &Relation, leaves: Vec<&Relation>, columns: Vec<Column>, fing
             ReplicaIdentity::Full | ReplicaIdentity::Nothing => relation.primary_key.clone(),
         },
         row_security: relation.row_security || leaves.iter().any(|leaf| leaf.row_security),
-        fingerprint,
+        look,
         rows_estimate: if known.is_empty() { -1 } else { known.iter().sum::<f64>() as i64 },
         bytes: with_rows.iter().map(|r| r.pages_bytes).sum(),
         inherits_children: relation.inherits_children,
@@ -431,9 +427,7 @@ const TABLES_AT_ONCE: usize = 150;
 async fn columns(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<BTreeMap<u32, Vec<Column>>> {
     let sql = "SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, a.atthasmissing,
                       a.attgenerated::text <> '', a.attidentity::text <> '',
-                      COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false),
-                      a.atthasdef AND a.attgenerated = ''
-                      OR EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL)
+                      COALESCE(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false)
                  FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
     let mut rows = Vec::new();
@@ -456,7 +450,6 @@ async fn columns(client: &(impl GenericClient + Sync), oids: &[u32]) -> Result<B
             generated: row.get(7)?,
             identity: row.get(8)?,
             selectable: row.get(9)?,
-            has_default: row.get(10)?,
         });
     }
     Ok(columns)

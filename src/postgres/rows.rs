@@ -70,7 +70,7 @@ macro_rules! plain {
     };
 }
 
-plain!(bool, i8, i16, i32, i64, u32, f64, Vec<u32>, Option<bool>, Option<i32>, Option<i64>, Option<u32>, Option<f64>);
+plain!(bool, i8, i16, i32, i64, u32, f64, Vec<i16>, Vec<u32>, Option<bool>, Option<i32>, Option<i64>, Option<u32>, Option<f64>);
 
 macro_rules! text {
     ($($type:ty, $shown:ty, $text:expr;)*) => {

@@ -201,17 +201,55 @@ pub async fn flush_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
     position(client, sql).await
 }
 
-/// Where the next WAL record will be.
+/// Where the next WAL record will be. On the boundary of a page that is where the page begins, not where its header ends: a server that writes
+/// nothing more says the former in its keepalives, and no record lies between.
 pub async fn insert_lsn(client: &(impl GenericClient + Sync)) -> Result<Lsn> {
-    position(client, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text").await
+    let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text, pg_catalog.current_setting('wal_block_size')::pg_catalog.int8";
+    let doing = "reading the position of the WAL";
+    let row = one(client, doing, sql, &[]).await?;
+    let at = lsn(row.get(0)?)?.ok_or_else(|| Error::retry(format!("{doing}: there is none")))?;
+    let page = u64::try_from(row.get::<i64>(1)?).ok().filter(|size| size.is_power_of_two());
+    Ok(page.map_or(at, |page| before_header(at, page)))
 }
 
-/// The oldest transaction that is running (`pg_snapshot_xmin`, 64 bits of it): queries after this one see what those before it have committed.
-pub async fn oldest_running(client: &(impl GenericClient + Sync)) -> Result<u64> {
-    let sql = "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
-    let row = one(client, "reading the oldest running transaction", sql, &[]).await?;
+/// Sizes of the header of a page, and of the first page of a WAL file.
+const PAGE_HEADERS: [u64; 2] = [24, 40];
+
+fn before_header(at: Lsn, page: u64) -> Lsn {
+    let into = at.0 & (page - 1);
+    if PAGE_HEADERS.contains(&into) { Lsn(at.0 - into) } else { at }
+}
+
+/// Which transactions had ended at a moment (`pg_current_snapshot`): queries after it see what those have committed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The first transaction id that had not been given out.
+    next: u64,
+    /// Those below it that were running.
+    running: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Reads the server's form, `xmin:xmax:running,…`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':').skip(1);
+        let next = parts.next()?.parse().ok()?;
+        let running = parts.next()?.split(',').filter(|xid| !xid.is_empty()).map(|xid| xid.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { next, running })
+    }
+
+    /// Whether a transaction of the stream, which has 32 bits of its id, had ended.
+    pub fn has_seen(&self, xid: u32) -> bool {
+        let precedes = (xid.wrapping_sub(self.next as u32) as i32) < 0;
+        precedes && !self.running.iter().any(|running| *running as u32 == xid)
+    }
+}
+
+/// Which transactions have ended by now.
+pub async fn snapshot(client: &(impl GenericClient + Sync)) -> Result<Snapshot> {
+    let row = one(client, "reading which transactions are running", "SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
     let text: String = row.get(0)?;
-    text.parse().map_err(|_| Error::retry(format!("the server gave the transaction id {text:?}")))
+    Snapshot::parse(&text).ok_or_else(|| Error::retry(format!("the server gave the snapshot {text:?}")))
 }
 
 /// Longest wait for a committed transaction to become visible: it takes microseconds, on a starved server milliseconds.
@@ -330,6 +368,22 @@ fn blocker(row: &SqlRow) -> Result<Blocker> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_position_after_a_pages_header_is_the_pages_beginning() {
+        for (at, is) in [(0x2000028, 0x2000000), (0x2002018, 0x2002000), (0x2002020, 0x2002020), (0x2002000, 0x2002000)] {
+            assert_eq!(before_header(Lsn(at), 8192), Lsn(is));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_knows_what_had_ended() {
+        let snapshot = Snapshot::parse("8589934592:8589934602:8589934592,8589934597").expect("the server's form");
+        assert_eq!([0, 1, 5, 9, 10, 11].map(|xid| snapshot.has_seen(xid)), [false, true, false, true, false, false]);
+        assert!(snapshot.has_seen(u32::MAX), "of the epoch before");
+        assert!(Snapshot::parse("5:7:").is_some_and(|s| s.has_seen(6) && !s.has_seen(7)));
+        assert!(Snapshot::parse("5").is_none() && Snapshot::parse("5:x:").is_none());
+    }
 
     #[test]
     fn a_blocker_is_named_by_pid_and_age() {

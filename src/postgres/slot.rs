@@ -98,6 +98,15 @@ pub async fn read(client: &(impl GenericClient + Sync), name: &str) -> Result<Op
     }))
 }
 
+/// The oldest transaction whose changes of the catalog a logical slot may still need (`catalog_xmin`): older ones lie before its position.
+pub async fn catalog_xmin(client: &(impl GenericClient + Sync), name: &str) -> Result<Option<u32>> {
+    let sql = "SELECT s.catalog_xmin::text FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
+    let doing = format!("reading replication slot {name:?}");
+    let rows = rows(client, doing, sql, &[(&name, Type::TEXT)]).await?;
+    let xid = rows.first().map(|row| row.get::<Option<String>>(0)).transpose()?;
+    Ok(xid.flatten().and_then(|xid| xid.parse().ok()))
+}
+
 /// An LSN from its text, if there is one.
 pub(super) fn lsn(text: Option<String>) -> Result<Option<Lsn>> {
     let parse = |text: String| text.parse().map_err(|e| Error::retry("the server gave a position that is none").with_source(e));

@@ -66,7 +66,7 @@ pub async fn run(config: &Config) -> Result<()> {
     let mut written = 0;
     let mut fingerprints = BTreeMap::new();
     for (table, version) in tables(&watermark) {
-        let schema = commit::schema(store, table, version).await?;
+        let schema = commit::schema(store, &watermark, table, version).await?;
         fingerprints.insert(table.clone(), columns_fingerprint(&schema));
         written += u64::from(put_changed(store, &reference_path(table, version), cut::reference(&schema)?).await?);
         failpoint::hit("publish.after_schema");
@@ -124,7 +124,7 @@ async fn fill(store: &dyn Store, watermark: &Watermark, manifests: &mut BTreeMap
         for version in 1..=current {
             let path = manifest_path(table, version);
             if let Some(text) = manifests.get_mut(&path).filter(|text| text.is_empty()) {
-                let body = cut::reference(&commit::schema(store, table, version).await?)?;
+                let body = cut::reference(&commit::schema(store, watermark, table, version).await?)?;
                 let (line, new) = rowless::line(store, &path, (table, version), body, day).await?;
                 *text = line;
                 written += u64::from(new);

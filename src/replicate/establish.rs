@@ -4,21 +4,22 @@
 //! moment a crash leaves either no watermark, or one that says `creating` (which the next start goes on with),
 //! or a slot at exactly the watermark; a slot that we did not intend is never dropped.
 
-use super::edit::{Edit, store_schema};
 use super::membership::{self, mark};
+use super::registry::{next_version, put_schema};
 use super::source::{self, privacy};
 use super::writer::Writer;
-use crate::commit::{Change, Held, claim, create, damage, epoch_used, load};
+use crate::commit::{Change, Held, claim, create, damage, epoch_used, load, load_any};
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::{FORMAT, Pending, PublicationMark, SlotState, Source, Watermark, rfc3339};
+use crate::lake::{Pending, PublicationMark, SlotState, Source, TableMark, WATERMARK_FORMAT, Watermark, rfc3339, schema_name};
 use crate::lsn::{CommitSeq, Epoch, Lsn};
 use crate::postgres::catalogue::Table;
 use crate::postgres::error::screened;
 use crate::postgres::slot::Dropped;
 use crate::postgres::{self, Replication, System, connect_sql, publication, server, slot};
 use crate::schema::version::{Fit, TableSchema};
+use crate::shapes::{Edit, TableEdit};
 use crate::snapshot::{CopyJob, next_group, prepare};
 use crate::table_name::TableName;
 use crate::wait::TELL_EVERY;
@@ -48,7 +49,7 @@ pub(crate) enum Established {
 
 /// Establishes the lake if it is not, or if `resnapshot` asks for it.
 pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<Established> {
-    let standing = load(writer.store.as_ref()).await?.map(|(w, _)| w);
+    let standing = standing(writer, resnapshot).await?;
     if !resnapshot && standing.as_ref().is_some_and(|w| w.slot_state == SlotState::Ready) {
         return Ok(Established::Before);
     }
@@ -56,7 +57,7 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     let info = source::check_server(&client, &writer.config).await?;
     // Of two first starts one goes on, the other waits here until that has ended or died.
     turn(&client, &writer.config.source.slot, writer.take_over).await?;
-    let standing = load(writer.store.as_ref()).await?.map(|(w, _)| w);
+    let standing = self::standing(writer, resnapshot).await?;
     if !resnapshot && standing.as_ref().is_some_and(|w| w.slot_state == SlotState::Ready) {
         return Ok(Established::Before);
     }
@@ -78,6 +79,13 @@ pub(crate) async fn establish(writer: &mut Writer, resnapshot: bool) -> Result<E
     // Until the slot is held: a second first start that came in between would take it, and fence this one.
     writer.turn = Some(client);
     Ok(Established::Now)
+}
+
+/// The watermark there is; of a former layout only if everything begins again.
+async fn standing(writer: &Writer, resnapshot: bool) -> Result<Option<Watermark>> {
+    let store = writer.store.as_ref();
+    let found = if resnapshot { load_any(store).await? } else { load(store).await? };
+    Ok(found.map(|(watermark, _)| watermark))
 }
 
 /// Waits for the session-level lock that only one establishing process holds; it ends with `client`.
@@ -110,11 +118,15 @@ async fn turn(client: &Client, slot: &str, mut take_over: bool) -> Result<()> {
 async fn first_tables(writer: &Writer, client: &Client, known: Option<&BTreeSet<TableName>>) -> Result<Vec<Table>> {
     let mut told: Option<Instant> = None;
     loop {
-        let tables = match known {
+        let wanted = match known {
             Some(known) => source::wanted(client, &writer.config, known, &writer.ended).await?,
             // Nothing is a new table yet (`source.new_tables`).
             None => source::wanted_first(client, &writer.config).await?,
         };
+        for (table, reason) in &wanted.unfit {
+            tracing::error!(table = %table, reason, "the table cannot be replicated any more; the others are copied without it");
+        }
+        let tables = wanted.fit();
         if !tables.is_empty() {
             return Ok(tables);
         }
@@ -139,7 +151,7 @@ async fn first_tables(writer: &Writer, client: &Client, known: Option<&BTreeSet<
 
 fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
     Watermark {
-        format: FORMAT,
+        format: WATERMARK_FORMAT,
         epoch: Epoch(1),
         writer: writer.id.clone(),
         tenure: writer.tenure,
@@ -159,6 +171,7 @@ fn blank(writer: &Writer, system: &System, database: &str) -> Watermark {
         },
         tables: BTreeMap::new(),
         pending_since: BTreeMap::new(),
+        retired: BTreeMap::new(),
     }
 }
 
@@ -249,7 +262,12 @@ async fn prepare_publication(
         let sql = format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", crate::table_name::quote_ident(name));
         client.batch_execute(&sql).await.map_err(|e| Error::source_refused(format!("{sql} was refused")).with_source(screened(e)))?;
     }
-    membership::ensure(client, config, tables, true, before).await
+    let known = before.map(|mark| mark.tables.keys().cloned().collect()).unwrap_or_default();
+    let left_out = membership::ensure(client, config, tables, true, before, &known).await?;
+    match left_out.into_iter().next() {
+        None => Ok(()),
+        Some((table, why)) => Err(Error::retry(format!("{table} cannot be added to the publication now: {why}"))),
+    }
 }
 
 /// Locks, makes and promotes the slot, and says `ready` with every table pending.
@@ -288,11 +306,9 @@ async fn promote(
     let later = all.tables.values().filter(|table| !names.contains(&table.name));
     for table in observed.tables.values().chain(later) {
         let schema = version_for(writer, &before, table, broken).await?;
-        store_schema(held.store().as_ref(), &schema).await?;
-        let (name, oid, version, fingerprint) = (table.name.clone(), table.oid, schema.version, table.fingerprint.clone());
-        let reason = if before.tables.contains_key(&name) { "a new copy of everything was asked for" } else { "its first copy" };
-        let pending = Pending { version, fingerprint, since: None, reason: Some(reason.to_owned()) };
-        edits.push(Edit::Pending { table: name, oid, pending });
+        let document = schema_name(before.epoch, &format!("r{:016x}", crate::commit::random()));
+        put_schema(held.store().as_ref(), &schema, &document).await?;
+        edits.extend(owed(&before, table, schema.version, document, point));
         if !names.contains(&table.name) {
             continue;
         }
@@ -302,7 +318,9 @@ async fn promote(
         }
         jobs.push(CopyJob::new(Arc::new(schema), table, filter));
     }
-    edits.extend(before.streamed().filter(|(n, _)| !all.tables.contains_key(*n)).map(|(n, _)| Edit::Forget(n.clone())));
+    let gone = before.streamed().filter(|(name, _)| !all.tables.contains_key(*name));
+    let at = rfc3339(chrono::Utc::now().timestamp_micros());
+    edits.extend(gone.map(|(name, _)| Edit::Retire { table: name.clone(), at: at.clone() }));
     let identity = system.clone();
     let ready = move |w: &mut Watermark| {
         w.through = Some(point);
@@ -315,12 +333,12 @@ async fn promote(
             let catalogues = w.tables.values_mut().filter(|mark| mark.mode == TableMode::Snapshot);
             catalogues.for_each(|mark| (mark.snapshot, mark.content) = (None, None));
         }
+        edits.iter().for_each(|edit| edit.apply(w));
         if leaves_history {
-            // What readers have is lost or in doubt: a table has no version until its copy is there, and a catalogue is unknown.
+            // What readers have is lost or in doubt: a table has no version until its copy is there, and a snapshot table is unknown.
             w.tables.retain(|_, mark| mark.mode == TableMode::Stream);
             w.tables.values_mut().for_each(|mark| (mark.version, mark.snapshot) = (None, None));
         }
-        edits.iter().for_each(|edit| edit.apply(w));
     };
     match through {
         None => held.edit(ready).await?,
@@ -334,15 +352,29 @@ async fn promote(
     Ok(())
 }
 
+/// A table that owes the copy which is prepared at `point`: a new one, or one that the lake has.
+fn owed(before: &Watermark, table: &Table, version: u32, document: String, point: Lsn) -> Vec<Edit> {
+    let name = &table.name;
+    let known = before.tables.get(name).filter(|mark| mark.mode == TableMode::Stream);
+    let reason = if known.is_some() { "a new copy of everything was asked for" } else { "its first copy" };
+    let mut mark = known.cloned().unwrap_or_else(|| TableMark::new(table.oid, TableMode::Stream, table.look.clone()));
+    mark.schemas.insert(version, document);
+    mark.aside = None;
+    let pending = Pending { version, since: Some(point), reason: Some(reason.to_owned()) };
+    TableEdit::Owe(pending).apply(&mut mark);
+    TableEdit::Reconciled(Box::new(table.look.clone())).apply(&mut mark);
+    vec![Edit::Join { table: name.clone(), mark: Box::new(mark) }]
+}
+
 /// The version that a table's new copy belongs to: its current one if the shape is the same, else the next.
 async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken: bool) -> Result<TableSchema> {
     let hidden = privacy(&writer.config, &table.name);
     let Some(known) = before.tables.get(&table.name).filter(|mark| mark.mode == TableMode::Stream) else {
-        return Ok(TableSchema::begin(table, super::registry::next_version(writer.store.as_ref(), &table.name).await?, &hidden));
+        return Ok(TableSchema::begin(table, next_version(writer.store.as_ref(), &table.name).await?, &hidden));
     };
-    let newest = known.version.into_iter().chain(known.pending.iter().map(|p| p.version)).max().unwrap_or(0);
+    let newest = known.newest().unwrap_or(0);
     if newest > 0 {
-        match crate::commit::schema(writer.store.as_ref(), &table.name, newest).await {
+        match crate::commit::schema(writer.store.as_ref(), before, &table.name, newest).await {
             // Positions of another table's columns say nothing of this one's names.
             Ok(schema) if broken || schema.oid != table.oid => schema.guard_key(&hidden)?,
             Ok(schema) if schema.honours(&hidden, table)? && matches!(schema.fit_catalogue(table, &hidden), Fit::Same(_)) => {
@@ -352,15 +384,16 @@ async fn version_for(writer: &Writer, before: &Watermark, table: &Table, broken:
             Ok(_) | Err(_) => {} // what cannot be read is not gone on with
         }
     }
-    Ok(TableSchema::begin(table, newest + 1, &hidden))
+    Ok(TableSchema::begin(table, next_version(writer.store.as_ref(), &table.name).await?.max(newest + 1), &hidden))
 }
 
 /// `initial = false`: goes on from a slot's position, without a copy.
 async fn adopt(writer: &mut Writer, client: &Client, tables: &[Table], system: &System, database: &str) -> Result<Established> {
     let config = &writer.config;
-    membership::ensure(client, config, tables, true, None).await?;
+    membership::ensure(client, config, tables, true, None, &BTreeSet::new()).await?;
     let observed = source::observe(client, config, tables.to_vec()).await?;
-    if slot::read(client, &config.source.slot).await?.is_none() {
+    let made = slot::read(client, &config.source.slot).await?.is_none();
+    if made {
         client
             .execute("SELECT pg_catalog.pg_create_logical_replication_slot($1::text::name, 'pgoutput')", &[&config.source.slot])
             .await
@@ -369,15 +402,33 @@ async fn adopt(writer: &mut Writer, client: &Client, tables: &[Table], system: &
     let found = slot::read(client, &config.source.slot).await?;
     let through: Lsn =
         found.and_then(|s| s.confirmed_flush).ok_or_else(|| Error::source_refused("the slot has no position: it is lost or physical"))?;
+    // What a table was before it was published, the slot's past does not tell: neither of one that was added just now, nor of one that somebody
+    // (a start of ours that was interrupted, say) added after the slot was made.
+    let since = slot::catalog_xmin(client, &config.source.slot).await?;
+    let precedes = |xid: u32| since.is_some_and(|since| (xid.wrapping_sub(since) as i32) < 0);
+    let publication = &observed.publication;
+    let covered = |table: &Table| {
+        let published = publication.tables.get(&table.name);
+        made || published.is_some_and(|row| precedes(if row.oid == 0 { publication.xmin } else { row.xmin }))
+    };
     let mut watermark = blank(writer, system, database);
     watermark.slot_state = SlotState::Ready;
     watermark.through = Some(through);
     Edit::Publication(mark(config, &observed.publication)).apply(&mut watermark);
     for table in observed.tables.values() {
         let schema = TableSchema::begin(table, 1, &privacy(config, &table.name));
-        store_schema(writer.store.as_ref(), &schema).await?;
-        let (name, oid, fingerprint) = (table.name.clone(), table.oid, table.fingerprint.clone());
-        Edit::Adopted { table: name, oid, version: 1, fingerprint }.apply(&mut watermark);
+        let document = schema_name(watermark.epoch, &format!("r{:016x}", crate::commit::random()));
+        put_schema(writer.store.as_ref(), &schema, &document).await?;
+        let mut mark = TableMark::new(table.oid, TableMode::Stream, table.look.clone());
+        mark.schemas.insert(1, document);
+        if covered(table) {
+            mark.version = Some(1);
+        } else {
+            let reason = "it may not have been published at the slot's position, so that changes since then are missing";
+            tracing::warn!(table = %table.name, reason, "copying the table, though snapshot.initial is false");
+            mark.pending.push(Pending { version: 1, since: Some(observed.position), reason: Some(reason.to_owned()) });
+        }
+        Edit::Join { table: table.name.clone(), mark: Box::new(mark) }.apply(&mut watermark);
     }
     match create(Arc::clone(&writer.store), watermark).await? {
         Some(held) => {

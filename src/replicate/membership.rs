@@ -9,9 +9,14 @@ use crate::error::{Error, Result};
 use crate::lake::{ListMark, PublicationMark};
 use crate::postgres::catalogue::Table;
 use crate::postgres::column_list::{Exclusion, member, relisted};
+use crate::postgres::publication::Member;
 use crate::postgres::publication::{self, Publication};
 use crate::table_name::{TableName, quote_ident};
+use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
+
+/// Why a table is not added to the publication yet.
+const LOCKED: &str = "another session holds a lock on it: it is added at the next look";
 
 /// What the configuration says of a table's columns; `before` is what the lake remembers of the publication.
 fn exclusion<'a>(config: &'a Config, table: &TableName, row: Option<(u32, u32)>, before: Option<&'a PublicationMark>) -> Exclusion<'a> {
@@ -42,20 +47,22 @@ pub(crate) fn mark(config: &Config, publication: &Publication) -> PublicationMar
 }
 
 /// Makes the publication, adds what is missing to it, and changes column lists that are not as the configuration wants them. Only ever
-/// called while nothing can be lost by it: tables that are added or changed are copied afterwards.
+/// called while nothing can be lost by it: tables that are added or changed are copied afterwards. Returns new tables that could not be added,
+/// and why: beside those in `known`, which are replicated already, they are left out for now.
 pub(crate) async fn ensure(
     client: &Client,
     config: &Config,
     tables: &[Table],
     may_create: bool,
     before: Option<&PublicationMark>,
-) -> Result<()> {
+    known: &BTreeSet<TableName>,
+) -> Result<BTreeMap<TableName, String>> {
     let name = &config.source.publication;
     let new = |table: &Table| member(table, &exclusion(config, &table.name, None, None));
     let Some(found) = publication::read(client, name).await? else {
         if may_create {
-            put_off(&publication::create(client, name, &tables.iter().map(new).collect::<Vec<_>>()).await?);
-            return Ok(());
+            let locked = publication::create(client, name, &tables.iter().map(new).collect::<Vec<_>>()).await?;
+            return Ok(locked.into_iter().map(|table| (table, LOCKED.to_owned())).collect());
         }
         return Err(gone(name));
     };
@@ -76,7 +83,9 @@ pub(crate) async fn ensure(
         let names: Vec<String> = missing.iter().map(|member| member.table.to_string()).collect();
         tracing::warn!(tables = %names.join(","), "adding tables to the publication");
     }
-    put_off(&publication::add(client, name, &missing).await?);
+    // One that is configured by name is refused.
+    let may_leave_out = |table: &TableName| config.tables.is_none() && !known.is_empty() && !known.contains(table);
+    let left_out = add(client, name, &missing, may_leave_out).await?;
     for table in tables {
         let Some(published) = found.tables.get(&table.name) else { continue };
         let wanted = exclusion(config, &table.name, Some((published.oid, published.xmin)), before);
@@ -84,21 +93,40 @@ pub(crate) async fn ensure(
         tracing::warn!(table = %table.name, list = member.columns.is_some(), "changing the table's column list in the publication (exclude_at_source)");
         publication::relist(client, name, &member, published.relid).await?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
-/// The others are streamed meanwhile; the next look tries again.
-fn put_off(locked: &[TableName]) {
-    if !locked.is_empty() {
-        let tables = locked.iter().map(TableName::to_string).collect::<Vec<_>>().join(",");
-        tracing::warn!(tables, "another session holds a lock on these tables: they are added to the publication at the next look");
+/// Adds tables; those that another session locks are added at the next look, and the others are streamed meanwhile. If it is refused, they are
+/// added one by one, and those are left out that may be.
+async fn add(
+    client: &Client,
+    publication: &str,
+    missing: &[Member],
+    may_leave_out: impl Fn(&TableName) -> bool,
+) -> Result<BTreeMap<TableName, String>> {
+    let told = |locked: publication::Locked| locked.into_iter().map(|table| (table, LOCKED.to_owned()));
+    match publication::add(client, publication, missing).await {
+        Err(error) if missing.iter().any(|member| may_leave_out(&member.table)) => {
+            tracing::debug!(error = %error.full(), "adding the tables one by one");
+        }
+        other => return other.map(|locked| told(locked).collect()),
     }
+    let mut left_out = BTreeMap::new();
+    for member in missing {
+        match publication::add(client, publication, std::slice::from_ref(member)).await {
+            Err(why) if may_leave_out(&member.table) => {
+                left_out.insert(member.table.clone(), why.full());
+            }
+            other => left_out.extend(told(other?)),
+        }
+    }
+    Ok(left_out)
 }
 
 /// The publication does not exist, though the lake has begun with it.
 pub(super) fn gone(name: &str) -> Error {
     Error::source_refused(format!(
-        "publication {name:?} is gone: changes since then were not sent. Run `huella run --resnapshot` to make it anew and copy every table"
+        "publication {name:?} is gone: changes since then were not sent. Run `huella run --resnapshot` to make it again and copy every table"
     ))
 }
 

@@ -6,7 +6,6 @@
 
 mod announced;
 mod copier;
-mod edit;
 mod establish;
 mod membership;
 mod offer;
@@ -18,7 +17,6 @@ mod source;
 mod standby;
 mod supervise;
 mod takeover;
-mod wire;
 mod writer;
 
 pub use offer::snapshot;

@@ -4,20 +4,18 @@
 //! (`snapshot`), what a writer does with a proposal (`proposals`). Invariants: only a holder of the epoch moves the watermark; all tables
 //! of one call become current in one commit; a crash leaves orphans, or a whole proposal that the next writer takes or finds void.
 
-use super::edit::store_schema;
 use super::membership::mark;
 use super::proposals::{Found, Together, remove};
-use super::registry::next_version;
+use super::registry::{next_version, put_schema};
 use super::source::{self, privacy};
 use super::supervise::{Mode, run_until_taken};
 use crate::commit::{self, Change, FileNamer, chain_since, claim, load, put_document, random, writer_id};
 use crate::config::{Config, Mode as TableMode};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::lake::{FORMAT, Proposal, ProposedTable, Tenure, Watermark};
+use crate::lake::{FORMAT, Proposal, ProposedTable, Tenure, Watermark, schema_name};
 use crate::lsn::CommitSeq;
 use crate::postgres::catalogue::{self, Table};
-use crate::postgres::fingerprint::same_rows;
 use crate::postgres::{ConnectOptions, Replication, System, connect_sql, slot};
 use crate::schema::HashKey;
 use crate::schema::version::{Fit, TableSchema};
@@ -59,6 +57,17 @@ enum Ended {
     Void(String),
 }
 
+/// What a proposal says of a table beside its copy.
+#[derive(Debug, Clone, Default)]
+struct Offered {
+    /// Version that was current.
+    base: Option<u32>,
+    /// Digest of a snapshot table's rows.
+    content: Option<String>,
+    /// Schema document of the copy's version.
+    document: String,
+}
+
 /// What all steps need.
 struct Offer<'a> {
     config: &'a Config,
@@ -96,7 +105,7 @@ pub async fn snapshot(config: Config, names: &[TableName], mut stop: watch::Rece
         match offer.hand_over(&found, watermark.seq, &mut stop).await? {
             Ended::Taken(seq) => return found.proposal.tables.iter().try_for_each(|table| stdout::line(&copied(table, seq))),
             Ended::Void(why) => {
-                tracing::warn!(reason = why, "the copy was void, copying anew");
+                tracing::warn!(reason = why, "the copy was void, copying again");
                 reason = why;
             }
         }
@@ -201,8 +210,9 @@ impl Offer<'_> {
                 stdout::line(&format!("{name}: unchanged"))?;
                 continue;
             }
-            store_schema(self.store.as_ref(), &job.schema).await?;
-            offered.insert(name.clone(), (mark.and_then(|m| m.version), Some(digest)));
+            let document = schema_name(watermark.epoch, &format!("r{:016x}", random()));
+            put_schema(self.store.as_ref(), &job.schema, &document).await?;
+            offered.insert(name.clone(), Offered { base: mark.and_then(|m| m.version), content: Some(digest), document });
             jobs.push(job);
         }
         let copied = self.copy(prepared, jobs, watermark).await?;
@@ -214,7 +224,7 @@ impl Offer<'_> {
         let hidden = privacy(self.config, &table.name);
         let mark = watermark.tables.get(&table.name).filter(|m| m.mode == TableMode::Snapshot && m.snapshot.is_some());
         if let Some(version) = mark.and_then(|m| m.version) {
-            let known = commit::schema(self.store.as_ref(), &table.name, version).await?;
+            let known = commit::schema(self.store.as_ref(), watermark, &table.name, version).await?;
             if known.honours(&hidden, table)? {
                 match known.fit_catalogue(table, &hidden) {
                     Fit::Same(_) => return Ok((known, false)),
@@ -243,15 +253,17 @@ impl Offer<'_> {
             let changes = |why: &str| Error::retry(format!("{name} {why}: wait until `huella run` has followed, then ask again"));
             let table = observed.tables.get(name).ok_or_else(|| changes("is not there, or not in the publication"))?;
             let mark = watermark.tables.get(name).ok_or_else(|| changes("is no longer in the lake"))?;
-            let Some(version) = mark.version.filter(|_| mark.pending.is_empty() && same_rows(&mark.fingerprint, &table.fingerprint)) else {
+            let unchanged = mark.pending.is_empty() && mark.aside.is_none() && mark.reconciled.same_rows(&table.look, true);
+            let Some(version) = mark.version.filter(|_| unchanged) else {
                 return Err(changes("has another definition than the lake, or is being copied"));
             };
-            let schema = commit::schema(self.store.as_ref(), name, version).await?;
+            let schema = commit::schema(self.store.as_ref(), watermark, name, version).await?;
             if !schema.honours(&privacy(self.config, name), table)? {
                 return Err(changes("has another exclude, hash or include in the configuration, or another hash key, than in the lake"));
             }
             jobs.push(CopyJob::new(Arc::new(schema), table, filters.remove(&table.oid)));
-            offered.insert(name.clone(), (Some(version), None));
+            let document = mark.schemas.get(&version).cloned().unwrap_or_default();
+            offered.insert(name.clone(), Offered { base: Some(version), content: None, document });
         }
         let copied = self.copy(prepared, jobs, watermark).await?;
         Ok(copied.into_iter().map(|c| proposed(c, TableMode::Stream, &offered)).collect())
@@ -401,15 +413,16 @@ impl Offer<'_> {
     }
 }
 
-fn proposed(copied: Copied, mode: TableMode, offered: &BTreeMap<TableName, (Option<u32>, Option<String>)>) -> ProposedTable {
-    let (base, content) = offered.get(&copied.mark.table).cloned().unwrap_or_default();
+fn proposed(copied: Copied, mode: TableMode, offered: &BTreeMap<TableName, Offered>) -> ProposedTable {
+    let Offered { base, content, document } = offered.get(&copied.mark.table).cloned().unwrap_or_default();
     ProposedTable {
         table: copied.mark.table,
         mode,
         oid: copied.oid,
         base,
         version: copied.mark.version,
-        fingerprint: copied.fingerprint,
+        schema: document,
+        look: copied.look,
         snapshot: copied.mark.snapshot,
         rows: copied.mark.rows,
         content,

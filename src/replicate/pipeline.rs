@@ -5,7 +5,6 @@
 //! Invariants: commits follow the order of pieces; files without a boundary are named by the next boundary only;
 //! when the sender is dropped, everything up to the last boundary is committed before the task ends.
 
-use super::edit::Edit;
 use super::proposals::Together;
 use crate::batch::{EncodedFile, LastTransaction, Piece, encode};
 use crate::commit::{Change, Held, put_data};
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::{DataFile, Watermark};
 use crate::lsn::Lsn;
+use crate::shapes::Edit;
 use crate::wait;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;

@@ -4,10 +4,11 @@
 //! a time, so that each is judged against a watermark that stands; an object is removed only after its copies are committed,
 //! or when they never will be.
 
-use super::edit::Edit;
 use crate::config::Mode;
 use crate::lake::{PROPOSALS, Proposal, SnapshotMark, TableMark};
 use crate::lsn::Lsn;
+use crate::postgres::look::Look;
+use crate::shapes::{Edit, TableEdit};
 use crate::snapshot::Copied;
 use crate::store::Store;
 use std::sync::Arc;
@@ -39,11 +40,16 @@ impl From<Copied> for Together {
             own: Some(copied.clone()),
             needs: copied.mark.snapshot,
             marks: vec![copied.mark.clone()],
-            edits: vec![Edit::Current { mark: copied.mark, oid: copied.oid, fingerprint: copied.fingerprint }],
+            edits: vec![current(&copied.mark, copied.oid, copied.look)],
             files: copied.files,
             proposal: None,
         }
     }
+}
+
+fn current(mark: &SnapshotMark, oid: u32, look: Look) -> Edit {
+    let edit = TableEdit::Current { oid, version: mark.version, snapshot: mark.snapshot, look: Box::new(look) };
+    Edit::Table { table: mark.table.clone(), edit }
 }
 
 impl From<Found> for Together {
@@ -53,19 +59,16 @@ impl From<Found> for Together {
         for table in found.proposal.tables {
             let mark = SnapshotMark { table: table.table.clone(), version: table.version, snapshot: table.snapshot, rows: table.rows };
             edits.push(match table.mode {
-                Mode::Stream => Edit::Current { mark: mark.clone(), oid: table.oid, fingerprint: table.fingerprint },
-                Mode::Snapshot => Edit::Catalogue {
+                Mode::Stream => current(&mark, table.oid, table.look),
+                Mode::Snapshot => Edit::Join {
                     table: table.table,
-                    mark: TableMark {
-                        oid: table.oid,
-                        mode: Mode::Snapshot,
+                    mark: Box::new(TableMark {
                         version: Some(table.version),
                         snapshot: Some(table.snapshot),
-                        fingerprint: table.fingerprint,
-                        pending: Vec::new(),
+                        schemas: [(table.version, table.schema)].into(),
                         content: table.content,
-                        changes: Vec::new(),
-                    },
+                        ..TableMark::new(table.oid, Mode::Snapshot, table.look)
+                    }),
                 },
             });
             marks.push(mark);

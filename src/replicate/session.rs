@@ -11,7 +11,7 @@ use super::copier::Lake;
 use super::pipeline::{Finished, Order, Pipeline};
 use super::proposals::{self, Found};
 use super::registry::Registry;
-use super::source;
+use super::source::{self, Observed};
 use super::takeover::Taken;
 use super::writer::Writer;
 use crate::batch::{Batcher, Replay, Target};
@@ -20,6 +20,7 @@ use crate::failpoint;
 use crate::lake::Watermark;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Envelope, Message, Relation};
+use crate::postgres::server::Snapshot;
 use crate::postgres::{Event, Frames, ReplicationStream, server, sqlstate};
 use crate::table_name::TableName;
 use crate::wait;
@@ -45,6 +46,13 @@ pub(crate) enum End {
 /// How often the server is asked for its position while a certain one is waited for.
 const EAGER: Duration = Duration::from_millis(200);
 
+/// Where a relation's rows go.
+#[derive(Debug, Clone)]
+struct Destination {
+    table: TableName,
+    target: Target,
+}
+
 /// A row of this size waits until the pieces before it have left room for it, before it is taken in.
 const LARGE_BYTES: usize = 4 << 20;
 
@@ -54,11 +62,11 @@ const RELATIONS_MAX: usize = 100_000;
 /// Longest wait for the position of the server's WAL, which takes less than a millisecond to read.
 const VOUCH_WITHIN: Duration = Duration::from_secs(30);
 
-/// When the catalogue was looked at.
-#[derive(Debug, Clone, Copy)]
+/// When the catalog was looked at last.
+#[derive(Debug, Clone)]
 struct View {
-    /// What transactions below it did is seen.
-    horizon: u64,
+    /// What transactions that had ended by then did is seen.
+    snapshot: Snapshot,
     /// End of the server's WAL afterwards.
     position: Lsn,
 }
@@ -73,16 +81,19 @@ struct Session<'a> {
     /// How far the server's WAL goes at least, as it said over SQL.
     flushed: Lsn,
     registry: Registry,
-    /// What the registry's tables were compared with last.
     view: View,
-    targets: HashMap<u32, (Relation, Option<Target>)>,
+    /// A look that waits until the stream has brought what was committed before it.
+    seen: Option<Observed>,
+    /// A look was compared in this session.
+    compared: bool,
+    targets: HashMap<u32, (Relation, Option<Destination>)>,
+    /// A relation that belongs to no table announced itself just now: a partition does that right before its root's rows.
+    unplaced: Option<u32>,
     /// Descriptions whose target is to be found anew before their next row.
     stale: HashMap<u32, Relation>,
     lake: Lake,
     looking: Option<JoinHandle<Result<looks::Looked>>>,
     look_again: bool,
-    /// A relation was placed by a newer view of the catalogue than the one that is being taken: that one is of no use.
-    look_outdated: bool,
     heartbeat_due: bool,
     /// Rows came since the last heartbeat.
     arrived: bool,
@@ -104,7 +115,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
     let lake = Lake::from(&held);
     let through = held.watermark().position();
     let begun = wait::told("a look at the source's catalog and publication", looks::begin(writer, &taken.client, &held)).await;
-    let (registry, view) = match begun {
+    let (registry, seen) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             writer.held = Some(held);
@@ -124,16 +135,18 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         batcher,
         flushed: Lsn::ZERO,
         registry,
-        view,
+        view: View { snapshot: seen.snapshot.clone(), position: seen.position },
+        wanted: writer.target.max(writer.announced.behind()).max(Some(seen.position)).filter(|t| *t > through),
+        seen: Some(seen),
+        compared: false,
         targets: HashMap::new(),
+        unplaced: None,
         stale: HashMap::new(),
         lake,
         looking: None,
         look_again: false,
-        look_outdated: false,
         heartbeat_due: false,
         arrived: false,
-        wanted: writer.target.max(writer.announced.behind()).filter(|t| *t > through),
         alone: false,
         copying: writer.copier.busy(),
         taking: None,
@@ -159,9 +172,7 @@ impl Session<'_> {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut eager = tokio::time::interval(EAGER);
         eager.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        if self.registry.has_edits() {
-            self.cut(true).await?;
-        }
+        self.compare().await?;
         // Also for a run that ends at once: who handed a copy over waits for a writer.
         let found = proposals::list(self.writer.store.as_ref()).await;
         self.proposed(found).await?;
@@ -258,7 +269,8 @@ impl Session<'_> {
     fn caught_up(&self) -> bool {
         let Some(target) = self.writer.target else { return false };
         let through = self.committed.borrow().position();
-        through >= target && !self.copying && self.taking.is_none() && self.registry.pending().is_empty()
+        let looked = self.compared && self.seen.is_none() && self.looking.is_none();
+        through >= target && looked && !self.copying && self.taking.is_none() && self.registry.pending().is_empty() && !self.registry.has_edits()
     }
 
     /// A new watermark stands.
@@ -328,6 +340,7 @@ impl Session<'_> {
             match pgoutput::envelope(frame).map_err(undecodable)? {
                 Envelope::Keepalive { wal_end, reply_requested, .. } => {
                     self.batcher.keepalive(wal_end)?;
+                    self.compare().await?;
                     // A server that shuts down asks, and waits until all that it has sent is confirmed: age and heartbeat would hold it up.
                     if (self.heartbeat_due || reply_requested) && !self.batcher.in_transaction() {
                         self.heartbeat_due = false;
@@ -365,7 +378,7 @@ impl Session<'_> {
                 let target = self.target(relation).await?;
                 self.batcher.insert(target, new)?;
                 match self.batcher.take_torn() {
-                    Some(torn) => self.registry.torn(&self.writer.store.clone(), &self.writer.config, &torn).await,
+                    Some(torn) => self.registry.torn(&torn).await,
                     None => Ok(()),
                 }
             }
@@ -384,16 +397,20 @@ impl Session<'_> {
                     let part = self.registry.is_part(*relation, &truncate.relations);
                     self.batcher.truncate(target.filter(|_| !part))?;
                     if part && !self.batcher.is_known() {
-                        let (store, at) = (self.writer.store.clone(), self.batcher.arriving().unwrap_or(self.batcher.position()));
-                        self.registry.truncated_in_part(&store, &self.writer.config, *relation, at).await?;
+                        let at = self.batcher.arriving().unwrap_or(self.batcher.position());
+                        self.registry.truncated_in_part(*relation, at).await?;
                         self.look();
                     }
                 }
                 Ok(())
             }
-            Message::Begin(begin) => self.batcher.begin(&begin),
+            Message::Begin(begin) => {
+                self.compare_before(begin.final_lsn).await?;
+                self.batcher.begin(&begin)
+            }
             Message::Commit(commit) => {
                 self.batcher.commit(&commit)?;
+                self.compare().await?;
                 // Its rows were too many for one piece: the batch is over its size, so the age is not waited for.
                 if self.batcher.overdue() { self.cut(true).await } else { Ok(()) }
             }

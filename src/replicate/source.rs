@@ -5,11 +5,14 @@
 
 use super::membership;
 use crate::config::{Config, Mode as TableMode, NewTables, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::lake::PublicationMark;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Leaf, ReplicaIdentity, Table, TableKind};
 use crate::postgres::publication::{self, Publication};
-use crate::postgres::{column_list, server, unstreamable};
+use crate::postgres::look::Look;
+use crate::postgres::server::Snapshot;
+use crate::postgres::{column_list, look, server, unstreamable};
 use crate::schema::HashKey;
 use crate::schema::version::Privacy;
 use crate::table_name::TableName;
@@ -17,14 +20,57 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use tokio_postgres::Client;
 
+/// Tables that are meant, and those of them that cannot be replicated any more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    pub(crate) tables: Vec<Table>,
+    /// Why a table that was streamed before cannot be streamed now: it is set aside, and the others go on.
+    pub(crate) unfit: BTreeMap<TableName, String>,
+}
+
+impl From<Vec<Table>> for Wanted {
+    fn from(tables: Vec<Table>) -> Self {
+        Self { tables, unfit: BTreeMap::new() }
+    }
+}
+
+impl Wanted {
+    /// Takes a table in. One that was streamed before and cannot be now is set aside; a new one that this role could not copy does not end what is
+    /// replicated already (`huella check` names it).
+    fn judge(&mut self, config: &Config, table: Table, known: &BTreeSet<TableName>) -> Result<()> {
+        match refuse_unfit(config, &table) {
+            Err(why) if why.kind() == Kind::Source && known.contains(&table.name) => {
+                self.unfit.insert(table.name.clone(), why.to_string());
+            }
+            Err(why) if why.kind() == Kind::Source && config.tables.is_none() && !known.is_empty() => return Ok(()),
+            other => other?,
+        }
+        self.tables.push(table);
+        Ok(())
+    }
+
+    /// Those that can be replicated.
+    pub(crate) fn fit(&self) -> Vec<Table> {
+        self.tables.iter().filter(|table| !self.unfit.contains_key(&table.name)).cloned().collect()
+    }
+}
+
 /// The streamed tables and their publication, read together.
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
     pub(crate) publication: Publication,
-    /// End of the server's WAL after the publication was read: every edit that it shows lies below.
+    /// Which transactions had ended before it was read: those that had committed are seen.
+    pub(crate) snapshot: Snapshot,
+    /// End of the server's WAL before it was read.
+    pub(crate) from: Lsn,
+    /// End of the server's WAL after it was read: everything that it shows lies below.
     pub(crate) position: Lsn,
     /// Streamed tables, reduced to what the publication sends of them.
     pub(crate) tables: BTreeMap<TableName, Table>,
+    /// See [`Wanted`].
+    pub(crate) unfit: BTreeMap<TableName, String>,
+    /// New tables that could not be added to the publication, and why.
+    pub(crate) left_out: BTreeMap<TableName, String>,
     /// What column lists leave out without the configuration saying so.
     pub(crate) unlisted: BTreeMap<TableName, Unlisted>,
 }
@@ -110,40 +156,76 @@ fn told_as_left_out(table: &TableName) -> bool {
 }
 
 /// As [`wanted`], where nothing was streamed before: what is there now is no new table.
-pub(crate) async fn wanted_first(client: &Client, config: &Config) -> Result<Vec<Table>> {
+pub(crate) async fn wanted_first(client: &Client, config: &Config) -> Result<Wanted> {
     let there = Config { source: Source { new_tables: NewTables::Add, ..config.source.clone() }, ..config.clone() };
     wanted(client, &there, &BTreeSet::new(), &BTreeSet::new()).await
 }
 
+/// Looks at publication and catalog: which tables are meant, what they are; adds new ones to the publication. `reconciled`: what was known of
+/// partitions before.
+pub(crate) async fn take_look(
+    client: &Client,
+    config: &Config,
+    (known, ended): (&BTreeSet<TableName>, &BTreeSet<TableName>),
+    before: Option<&PublicationMark>,
+    reconciled: &BTreeMap<TableName, Look>,
+) -> Result<Observed> {
+    // Before anything is read: what these two say is seen by everything after them.
+    let (snapshot, from) = (server::snapshot(client).await?, server::insert_lsn(client).await?);
+    let wanted = wanted(client, config, known, ended).await?;
+    let left_out = membership::ensure(client, config, &wanted.fit(), false, before, known).await?;
+    let mut observed = observe(client, config, wanted).await?;
+    (observed.snapshot, observed.from, observed.left_out) = (snapshot, from, left_out);
+    for (name, before) in reconciled {
+        let Some(table) = observed.tables.get_mut(name) else { continue };
+        let unproven: Vec<u32> = table.look.leaves.unproven(&before.leaves).collect();
+        for leaf in look::empty(client, &unproven).await? {
+            table.look.leaves.prove_empty(leaf);
+        }
+    }
+    Ok(observed)
+}
+
 /// Tables that are to be streamed: those configured, or all of schema public that have a key. `known` are those streamed before:
-/// one of them that has lost its key is refused by name, not left behind. `ended` are configured ones that went while this process ran: the
+/// one of them that cannot be streamed any more is named, not passed over. `ended` are configured ones that went while this process ran: the
 /// others go on.
 pub(crate) async fn wanted(
     client: &Client,
     config: &Config,
     known: &BTreeSet<TableName>,
     ended: &BTreeSet<TableName>,
-) -> Result<Vec<Table>> {
+) -> Result<Wanted> {
+    let mut found = Wanted::default();
     let Some(configured) = &config.tables else {
-        let mut tables = catalogue::tables_of(client, "public").await?;
-        tables.retain(|table| table.streamable().is_ok() || known.contains(&table.name));
-        if config.source.new_tables == NewTables::Ignore {
-            tables.retain(|table| known.contains(&table.name) || !told_as_left_out(&table.name));
+        for table in catalogue::tables_of(client, "public").await? {
+            // A table may have been attached as a partition since the list was read.
+            let alone = table.ancestors.is_empty() && table.kind != TableKind::Leaf;
+            let is_known = known.contains(&table.name);
+            let ignored = || config.source.new_tables == NewTables::Ignore && told_as_left_out(&table.name);
+            if alone && (is_known || (table.streamable().is_ok() && !ignored())) {
+                found.judge(config, table, known)?;
+            }
         }
-        tables.iter().try_for_each(|table| refuse_unfit(config, table))?;
-        return Ok(tables);
+        return Ok(found);
     };
     let names: Vec<TableName> = configured.iter().filter(|t| t.mode == TableMode::Stream).map(|t| t.name.clone()).collect();
-    let tables = catalogue::tables(client, &names).await?;
+    let mut tables = catalogue::tables(client, &names).await?;
     for name in &names {
-        match tables.iter().find(|t| t.name == *name) {
+        match tables.iter().position(|t| t.name == *name) {
             None if ended.contains(name) => {}
             None if known.contains(name) => tracing::warn!(table = %name, "the table is no longer at the source; its files stay"),
             None => return Err(Error::source_refused(format!("table {name} does not exist: correct [[table]] name, or create it"))),
-            Some(table) => refuse_unfit(config, table)?,
+            Some(at) => found.judge(config, tables.swap_remove(at), known)?,
         }
     }
-    Ok(tables)
+    Ok(found)
+}
+
+/// Tables under the locks of a copy: those that cannot be replicated any more are named.
+pub(crate) fn judged(config: &Config, tables: Vec<Table>, known: &BTreeSet<TableName>) -> Result<Wanted> {
+    let mut found = Wanted::default();
+    tables.into_iter().try_for_each(|table| found.judge(config, table, known))?;
+    Ok(found)
 }
 
 /// Refuses a catalogue that cannot be copied whole.
@@ -215,19 +297,19 @@ fn refuse_at_source(config: &Config, table: &Table) -> Result<()> {
 }
 
 /// Reads the publication and the tables it is to carry; refuses what would leave holes.
-pub(crate) async fn observe(client: &Client, config: &Config, tables: Vec<Table>) -> Result<Observed> {
+pub(crate) async fn observe(client: &Client, config: &Config, wanted: impl Into<Wanted>) -> Result<Observed> {
     let publication = publication::read(client, &config.source.publication).await?;
-    reduce(client, config, publication, tables).await
+    reduce(client, config, publication, wanted.into()).await
 }
 
 /// As [`observe`], of one table; the publication comes without its other members.
 pub(crate) async fn observe_one(client: &Client, config: &Config, table: Table) -> Result<Observed> {
     let relids: Vec<u32> = table.leaves.iter().map(|leaf| leaf.oid).chain(table.ancestors.iter().copied()).chain([table.oid]).collect();
     let publication = publication::read_of(client, &config.source.publication, &relids).await?;
-    reduce(client, config, publication, vec![table]).await
+    reduce(client, config, publication, vec![table].into()).await
 }
 
-async fn reduce(client: &Client, config: &Config, publication: Option<Publication>, tables: Vec<Table>) -> Result<Observed> {
+async fn reduce(client: &Client, config: &Config, publication: Option<Publication>, wanted: Wanted) -> Result<Observed> {
     let name = &config.source.publication;
     let publication = publication.ok_or_else(|| membership::gone(name))?;
     if !(publication.insert && publication.update && publication.delete && publication.truncate) {
@@ -238,7 +320,12 @@ async fn reduce(client: &Client, config: &Config, publication: Option<Publicatio
     }
     let position = server::insert_lsn(client).await?;
     let (mut reduced, mut unlisted) = (BTreeMap::new(), BTreeMap::new());
+    let Wanted { tables, unfit } = wanted;
     for mut table in tables {
+        if unfit.contains_key(&table.name) {
+            reduced.insert(table.name.clone(), table);
+            continue;
+        }
         let Some(published) = publication.tables.get(&table.name) else { continue };
         // Whatever is streamed or copied comes by here: at the start, with each look, and with each new shape in the stream.
         refuse_misfit(config, &table)?;
@@ -262,7 +349,8 @@ async fn reduce(client: &Client, config: &Config, publication: Option<Publicatio
         }
         reduced.insert(table.name.clone(), table);
     }
-    Ok(Observed { publication, position, tables: reduced, unlisted })
+    let snapshot = Snapshot::default();
+    Ok(Observed { publication, snapshot, from: position, position, tables: reduced, unfit, left_out: BTreeMap::new(), unlisted })
 }
 
 /// Without the root option a partition's changes are filtered by its own membership, if it has one; the copy of the root knows only the root's.

@@ -19,7 +19,7 @@ use crate::postgres::{ConnectOptions, FIRST_CONNECTION, connect_sql, server};
 use crate::schema::HashKey;
 use crate::wait;
 use backon::BackoffBuilder;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -74,6 +74,7 @@ async fn supervise(config: Config, options: ConnectOptions, mode: Mode, mut stop
         target: None,
         announced: Announced::default(),
         ended: BTreeSet::new(),
+        left_out: BTreeMap::new(),
     };
     let mut resnapshot = mode.resnapshot;
     let pauses = || {

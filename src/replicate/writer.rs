@@ -4,6 +4,7 @@
 
 use super::announced::Announced;
 use super::copier::Copier;
+use super::source::Observed;
 use crate::commit::Held;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::schema::HashKey;
 use crate::snapshot::{Copied, CopyJob, Prepared};
 use crate::store::Store;
 use crate::table_name::TableName;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio_postgres::Client;
 
@@ -47,6 +48,8 @@ pub(crate) struct Writer {
     pub(crate) announced: Announced,
     /// Configured tables that went from the source while this process ran.
     pub(crate) ended: BTreeSet<TableName>,
+    /// New tables that could not be added to the publication, as they were told last.
+    pub(crate) left_out: BTreeMap<TableName, String>,
 }
 
 impl Writer {
@@ -75,6 +78,14 @@ impl Writer {
     pub(crate) fn forget_claim(&mut self) {
         (self.held, self.prepared, self.copier) = (None, None, Copier::new());
         self.unsettled.clear();
+    }
+
+    /// Says once of each new table that it cannot be replicated, and why.
+    pub(crate) fn tell_left_out(&mut self, observed: &Observed) {
+        for (table, reason) in observed.left_out.iter().filter(|(table, reason)| self.left_out.get(*table) != Some(reason)) {
+            tracing::warn!(table = %table, reason, "a new table cannot be added to the publication now and is left out");
+        }
+        self.left_out = observed.left_out.clone();
     }
 
     /// The claim, which there must be by now.

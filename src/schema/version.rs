@@ -1,6 +1,6 @@
 //! A version of a table: what one external table of a warehouse can read; and how a shape that arrives fits into it.
 //!
-//! Owns: `schema.json`, the layout from a RELATION message to lake columns, the rule which changes of shape stay
+//! Owns: the schema document, the layout from a RELATION message to lake columns, the rule which changes of shape stay
 //! within a version. Does not own: noticing a change, numbering versions (`replicate`). Invariants: a column's
 //! lake type never changes within a version; a column's name in the lake never changes; columns are only added at the end.
 
@@ -10,7 +10,7 @@ pub use super::privacy::Privacy;
 use super::types::{Conversion, LakeType, PgType, conversion, precision_and_scale};
 use crate::error::{Error, Result};
 use crate::pgoutput::{Relation, ReplicaIdentity};
-use crate::postgres::catalogue::{Column, Table};
+use crate::postgres::catalogue::{BaseType, Column, Table};
 use crate::table_name::TableName;
 use arrow_schema::{Field, Schema};
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ pub struct SchemaColumn {
     pub dropped: bool,
 }
 
-/// A version of a table, as `schema.json` and the footers of its files hold it.
+/// A version of a table, as its schema document and the footers of its files hold it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
     /// Table.
@@ -86,14 +86,12 @@ pub struct Layout {
 pub enum Fit {
     /// It is the version's.
     Same(Layout),
-    /// It stays within the version, which becomes `schema`. `copy`: rows changed without a message, so the table is copied anew.
+    /// It stays within the version, which becomes `schema`. Whether rows that are there already need a copy is not told by a shape.
     Extends {
         /// The version with its new or dropped columns.
         schema: Box<TableSchema>,
         /// Layout in it.
         layout: Layout,
-        /// Why a new copy is needed, if it is.
-        copy: Option<String>,
         /// What changed, for people.
         what: String,
     },
@@ -268,8 +266,9 @@ impl TableSchema {
         self.key.iter().filter_map(|k| self.columns.iter().position(|c| !c.dropped && c.name == *k)).collect()
     }
 
-    /// How a RELATION message fits. `table` is the catalogue's present view of it, where it has one: it may be ahead of the stream.
-    pub fn fit_relation(&self, relation: &Relation, table: Option<&Table>, privacy: &Privacy) -> Fit {
+    /// How a RELATION message fits. `table` is the catalog's present view of it, where it has one: it may be ahead of the stream. `types`: what
+    /// is below the declared types of columns that the catalog does not have any more.
+    pub fn fit_relation(&self, relation: &Relation, table: Option<&Table>, privacy: &Privacy, types: &WireTypes) -> Fit {
         let wire: Vec<WireColumn<'_>> = relation
             .columns
             .iter()
@@ -278,6 +277,8 @@ impl TableSchema {
                 type_oid: c.type_oid,
                 typmod: c.typmod,
                 catalogue: table.and_then(|t| column(t, &c.name)),
+                bare: types.get(&(c.type_oid, c.typmod)),
+                streamed: true,
                 generated: table.is_some_and(|t| t.columns.iter().any(|known| known.generated && known.name == c.name)),
             })
             .collect();
@@ -295,7 +296,7 @@ impl TableSchema {
     /// How the catalogue's present shape fits.
     pub fn fit_catalogue(&self, table: &Table, privacy: &Privacy) -> Fit {
         let wire: Vec<WireColumn<'_>> = live(table)
-            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c), generated: false })
+            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c), bare: None, streamed: false, generated: false })
             .collect();
         self.fit(table.oid, &wire, Some(table.key.iter().map(String::as_str).collect()), None, privacy)
     }
@@ -314,7 +315,7 @@ impl TableSchema {
         let out = |c: &WireColumn<'_>| privacy.keeps_out(c.name, in_key(c.name));
         let mut next = self.clone();
         let mut what = Vec::new();
-        let mut copy = None;
+        let mut added = false;
         let kept_out = wire.iter().filter(|c| out(c)).filter_map(|c| c.catalogue);
         for column in kept_out.filter(|c| !self.excluded.contains(&c.attnum) && self.by_source(&c.name).is_none()) {
             next.keep_out(column);
@@ -334,17 +335,18 @@ impl TableSchema {
                 }
                 match self.added(column, wire) {
                     Ok(found) => {
-                        if found.has_missing || found.has_default || found.identity {
-                            copy = Some(format!("column {} was added with values for the rows there were", column.name));
-                        }
                         what.push(format!("column {} added: {}", column.name, column.shown()));
-                        next.push(found, privacy);
+                        next.push(&found, privacy);
+                        added = true;
                         continue;
                     }
                     Err(reason) => return Fit::Breaks(reason),
                 }
             };
             let known = &mut next.columns[index];
+            if known.attnum == 0 && !column.streamed {
+                return Fit::Breaks(format!("column {} is another one than the stream brought before", column.name));
+            }
             if let Some(found) = column.catalogue
                 && found.attnum != known.attnum
                 && known.attnum != 0
@@ -385,6 +387,10 @@ impl TableSchema {
                 if next.key.contains(&gone.name) {
                     return Fit::Breaks(format!("the key changed: its column {} was dropped", gone.source));
                 }
+                if gone.attnum == 0 && added {
+                    // When the stream brought it, the catalog had it no longer: it may be the new one under its former name.
+                    return Fit::Breaks(format!("column {} went while another one came: it may have been renamed", gone.source));
+                }
                 what.push(format!("column {} dropped", gone.source));
                 next.columns[index].dropped = true;
             }
@@ -402,15 +408,22 @@ impl TableSchema {
         }
         let layout = next
             .layout(wire.iter().map(|c| c.name), privacy, |name| wire.iter().find(|c| c.name == name).and_then(|c| next.late(c, privacy)));
-        if next == *self { Fit::Same(layout) } else { Fit::Extends { schema: Box::new(next), layout, copy, what: what.join(", ") } }
+        if next == *self { Fit::Same(layout) } else { Fit::Extends { schema: Box::new(next), layout, what: what.join(", ") } }
     }
 
     /// Whether a column that the version does not know may be added to it.
-    fn added<'a>(&self, column: &WireColumn<'a>, wire: &[WireColumn<'a>]) -> Result<&'a Column, String> {
+    fn added(&self, column: &WireColumn<'_>, wire: &[WireColumn<'_>]) -> Result<Column, String> {
         let name = column.name;
-        let Some(found) = column.catalogue.filter(|f| f.type_oid == column.type_oid) else {
-            return Err(format!("column {name} appeared and the catalogue no longer knows it"));
+        let found = match (column.catalogue.filter(|f| f.type_oid == column.type_oid), column.bare) {
+            (Some(found), _) => found.clone(),
+            // Dropped, renamed or retyped since: of its number nothing is known.
+            (None, Some(base)) => Column::of_type(name, (column.type_oid, column.typmod), base.clone()),
+            (None, None) => return Err(format!("column {name} appeared and the catalog no longer knows it")),
         };
+        let every_other = |known: &SchemaColumn| known.dropped || wire.iter().any(|c| c.name == known.source);
+        if found.attnum == 0 && !self.columns.iter().all(every_other) {
+            return Err(format!("column {name} appeared while another one went, and the catalog no longer knows it"));
+        }
         if let Some(old) = self.columns.iter().find(|c| !c.dropped && c.attnum == found.attnum && c.attnum != 0) {
             return Err(format!("column {} was renamed to {name}", old.source));
         }
@@ -480,12 +493,19 @@ impl TableSchema {
     }
 }
 
-/// A column of a RELATION message, or of the catalogue.
+/// What is below declared types and their modifiers.
+pub type WireTypes = BTreeMap<(u32, i32), BaseType>;
+
+/// A column of a RELATION message, or of the catalog.
 struct WireColumn<'a> {
     name: &'a str,
     type_oid: u32,
     typmod: i32,
     catalogue: Option<&'a Column>,
+    /// Of a column on the wire: the type below its declared one.
+    bare: Option<&'a BaseType>,
+    /// Of a RELATION message.
+    streamed: bool,
     /// Published all the same (18 and later): left out.
     generated: bool,
 }

@@ -5,6 +5,7 @@
 use crate::commit::FileNamer;
 use crate::lake::{DataFile, SnapshotMark};
 use crate::postgres::catalogue::{Table, TableKind};
+use crate::postgres::look::Look;
 use crate::schema::HashKey;
 use crate::schema::version::TableSchema;
 use crate::store::Store;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 pub struct CopyJob {
     /// The version, whose live columns are selected.
     pub schema: Arc<TableSchema>,
-    /// Catalogue fingerprint of the shape that is copied.
-    pub fingerprint: String,
+    /// The catalog under the lock.
+    pub look: Look,
     /// Root of a partition tree: the leaves' rows belong to it.
     pub kind: TableKind,
     /// The publication's row filter.
@@ -27,7 +28,7 @@ impl CopyJob {
     /// A copy of `table`, as it is under the lock.
     pub fn new(schema: Arc<TableSchema>, table: &Table, filter: Option<String>) -> Self {
         let kind = if table.kind == TableKind::Partitioned { TableKind::Partitioned } else { TableKind::Ordinary };
-        Self { schema, fingerprint: table.fingerprint.clone(), kind, filter }
+        Self { schema, look: table.look.clone(), kind, filter }
     }
 }
 
@@ -38,8 +39,8 @@ pub struct Copied {
     pub mark: SnapshotMark,
     /// `pg_class.oid` of what was copied.
     pub oid: u32,
-    /// Catalogue fingerprint of what was copied.
-    pub fingerprint: String,
+    /// The catalog under the lock.
+    pub look: Look,
     /// Its files.
     pub files: Vec<DataFile>,
 }

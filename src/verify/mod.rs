@@ -72,7 +72,7 @@ pub async fn run(config: &Config, tables: &[TableName], values: bool) -> Result<
                     );
                 }
                 let filter = cut.filters.get(&table.oid).map(String::as_str);
-                let source = Source { config, client: &cut.client, table, filter, point: cut.point, hash: hash.as_ref() };
+                let source = Source { config, client: &cut.client, table, filter, point: cut.point, hash: hash.as_ref(), watermark: &watermark };
                 match one(&store, &source, mark, &files, &mut report).await {
                     // A damaged file is a finding like any other; the tables behind it are compared all the same.
                     Err(error) if error.kind() == Kind::Found => report.note(error.full()),
@@ -137,6 +137,7 @@ struct Source<'a> {
     filter: Option<&'a str>,
     point: Lsn,
     hash: Option<&'a HashKey>,
+    watermark: &'a Watermark,
 }
 
 async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, files: &[LiveFile], report: &mut Report) -> Result<()> {
@@ -145,7 +146,7 @@ async fn one(store: &Arc<dyn Store>, source: &Source<'_>, mark: &TableMark, file
     if mark.snapshot.is_some_and(|copied| copied > source.point) {
         return Err(Error::retry(format!("{name} was copied anew during the comparison: run `huella verify` again")));
     }
-    let schema = commit::schema(store.as_ref(), name, version).await?;
+    let schema = commit::schema(store.as_ref(), source.watermark, name, version).await?;
     if schema.oid != source.table.oid {
         report.note(format!("is another table at the source (oid {}) than in the lake (oid {})", source.table.oid, schema.oid));
         return Ok(());

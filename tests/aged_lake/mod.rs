@@ -7,7 +7,7 @@
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use huella::batch::{SealedTable, encode};
 use huella::lake::{
-    DataFile, DataPath, FORMAT, FileKind, Manifest, SlotState, Source, TableMark, WATERMARK, Watermark, commit_path, schema_path,
+    DataFile, DataPath, FORMAT, FileKind, Manifest, SlotState, Source, TableMark, WATERMARK, WATERMARK_FORMAT, Watermark, commit_path, table_prefix,
 };
 use huella::lsn::{CommitSeq, Epoch, Lsn};
 use huella::schema::version::{SchemaColumn, TableSchema};
@@ -45,6 +45,9 @@ pub(crate) fn age(lake: &Path, day: impl Fn(u64) -> String) {
     }
 }
 
+/// Name of the schema document of the one version of a [`Synthetic`] lake.
+pub(crate) const SCHEMA: &str = "_schema-e000001-a.json";
+
 /// A lake of `public.t (id, v)` without a server.
 pub(crate) struct Synthetic<'a> {
     root: &'a Path,
@@ -79,24 +82,16 @@ impl<'a> Synthetic<'a> {
             excluded_names: Default::default(),
             hash_key: None,
         };
-        let path = root.join(schema_path(&table, 1));
+        let path = root.join(format!("{}/{SCHEMA}", table_prefix(&table, 1)));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, schema.to_json()).unwrap();
         std::fs::create_dir_all(root.join("commits")).unwrap();
-        let mark = TableMark {
-            oid: 7,
-            mode: Default::default(),
-            version: Some(1),
-            snapshot: None,
-            fingerprint: "f".to_owned(),
-            pending: Vec::new(),
-            changes: Vec::new(),
-            content: None,
-        };
+        let schemas = BTreeMap::from([(1, SCHEMA.to_owned())]);
+        let mark = TableMark { version: Some(1), schemas, ..TableMark::new(7, Default::default(), Default::default()) };
         let source =
             Source { system_identifier: "1".to_owned(), timeline: 1, database: "d".to_owned(), slot: "s".to_owned(), publication: None };
         let watermark = Watermark {
-            format: FORMAT,
+            format: WATERMARK_FORMAT,
             epoch: Epoch(1),
             writer: "w".to_owned(),
             tenure: Default::default(),
@@ -110,6 +105,7 @@ impl<'a> Synthetic<'a> {
             tables: BTreeMap::from([(table, mark)]),
             alive_at: None,
             pending_since: BTreeMap::new(),
+            retired: BTreeMap::new(),
         };
         Self { root, schema: Arc::new(schema), watermark, part: 0 }
     }

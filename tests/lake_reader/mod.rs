@@ -179,8 +179,7 @@ impl Lake {
     pub(crate) fn state(&self, table: &str) -> Vec<Cells> {
         let Some(first) = self.live(table).first().cloned() else { return Vec::new() };
         // The version as it is by now: a file's own footer says what was so when it was written.
-        let now = std::fs::read(first.parent().and_then(Path::parent).unwrap().join("schema.json"));
-        let schema = now.map_or_else(|_| schema_of(&first), |body| serde_json::from_slice(&body).unwrap());
+        let schema = schema_of(&first);
         let key = source_names(&schema, schema["key"].as_array().unwrap().iter().map(|k| k.as_str().unwrap()));
         let changes = self.changes(table);
         let dropped = schema["columns"].as_array().unwrap().iter().filter(|c| c["dropped"] == true);
@@ -235,9 +234,15 @@ impl Lake {
     }
 }
 
-/// The `schema.json` of a data file's version.
+/// The schema document of a data file's version: the one that the watermark names.
 pub(crate) fn schema_of(file: &Path) -> Value {
-    json(&file.parent().unwrap().parent().unwrap().join("schema.json"))
+    let folder = file.parent().unwrap().parent().unwrap();
+    let root = folder.ancestors().nth(3).unwrap();
+    let version = folder.file_name().unwrap().to_str().unwrap().trim_start_matches('v').to_owned();
+    let watermark = json(&root.join("watermark.json"));
+    let tables = ["tables", "retired"].iter().filter_map(|list| watermark[list].as_object()).flat_map(|list| list.values());
+    let mut named = tables.filter_map(|mark| mark["schemas"][&version].as_str()).map(|name| folder.join(name));
+    json(&named.find(|path| path.exists()).unwrap_or_else(|| panic!("no schema document of {}", file.display())))
 }
 
 /// A data file's rows, in its order.

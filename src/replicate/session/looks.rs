@@ -4,7 +4,6 @@
 //! (`registry`). Invariant: nothing here waits for the source or the lake while the stream could go on, but for room in the pipeline.
 
 use super::super::copier::Outcome;
-use super::super::membership;
 use super::super::pipeline::Order;
 use super::super::proposals::{self, Found};
 use super::super::registry::Registry;
@@ -12,9 +11,10 @@ use super::super::source::{self, Observed};
 use super::super::writer::Writer;
 use super::{Session, View};
 use crate::commit::Held;
+use crate::config::Mode;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::{connect_sql, server};
+use crate::postgres::connect_sql;
 use crate::snapshot::{Copied, next_group, prepare};
 use crate::table_name::TableName;
 use std::sync::Arc;
@@ -22,26 +22,21 @@ use tokio_postgres::Client;
 
 /// What a look brings.
 pub(super) struct Looked {
-    /// What transactions below it did is seen.
-    horizon: u64,
     observed: Observed,
     /// Copies that others propose.
     proposals: Vec<Found>,
 }
 
-/// The registry, compared with the source before the first frame is looked at.
-pub(super) async fn begin(writer: &mut Writer, client: &Client, held: &Held) -> Result<(Registry, View)> {
-    let horizon = server::oldest_running(client).await?;
-    let mut registry = Registry::load(held.store().as_ref(), held.watermark()).await?;
-    let (config, known) = (&writer.config, registry.names());
-    let tables = source::wanted(client, config, &known, &writer.ended).await?;
-    membership::ensure(client, config, &tables, false, held.watermark().source.publication.as_ref()).await?;
-    let observed = source::observe(client, config, tables).await?;
-    let waiting = writer.prepared.is_none() && !registry.pending().is_empty();
-    registry.compare(held.store().as_ref(), config, &observed, true).await?;
-    writer.ended.extend(known.difference(&registry.names()).cloned());
-    writer.announced.looked(registry.take_moved(), waiting, observed.position);
-    Ok((registry, View { horizon, position: observed.position }))
+/// The registry, and the first look, which waits until the stream has brought what was committed before it. What nothing can be done about is
+/// refused before the first frame.
+pub(super) async fn begin(writer: &mut Writer, client: &Client, held: &Held) -> Result<(Registry, Observed)> {
+    let mut registry = Registry::load(held.store(), &writer.config, held.watermark()).await?;
+    let before = held.watermark().source.publication.as_ref();
+    let known = registry.names();
+    let observed = source::take_look(client, &writer.config, (&known, &writer.ended), before, &registry.reconciled()).await?;
+    registry.viewed(&observed)?;
+    writer.tell_left_out(&observed);
+    Ok((registry, observed))
 }
 
 impl Session<'_> {
@@ -69,45 +64,68 @@ impl Session<'_> {
         self.await_point(point).await
     }
 
-    /// Begins a look at publication and catalogue, off the loop: a slow answer must not hold the stream.
+    /// Begins a look at publication and catalog, off the loop: a slow answer must not hold the stream. One at a time, from its beginning
+    /// until it is taken into account.
     pub(super) fn look(&mut self) {
-        if self.looking.is_some() {
+        if self.looking.is_some() || self.seen.is_some() {
             self.look_again = true;
             return;
         }
         let (options, config, known) = (self.writer.options.clone(), self.writer.config.clone(), self.registry.names());
-        let (store, ended) = (Arc::clone(&self.writer.store), self.writer.ended.clone());
+        let (store, ended, reconciled) = (Arc::clone(&self.writer.store), self.writer.ended.clone(), self.registry.reconciled());
         self.looking = Some(tokio::spawn(async move {
             let client = connect_sql(&options).await?;
-            let horizon = server::oldest_running(&client).await?;
-            let tables = source::wanted(&client, &config, &known, &ended).await?;
-            membership::ensure(&client, &config, &tables, false, None).await?;
-            let observed = source::observe(&client, &config, tables).await?;
-            Ok(Looked { horizon, observed, proposals: proposals::list(store.as_ref()).await })
+            let observed = source::take_look(&client, &config, (&known, &ended), None, &reconciled).await?;
+            Ok(Looked { observed, proposals: proposals::list(store.as_ref()).await })
         }));
     }
 
+    /// A look was taken. It is compared once the stream has brought all that was committed before it, and nothing after: only then do the
+    /// layouts that the wire brought and the catalog that was seen belong to one moment.
     pub(super) async fn looked(&mut self, looked: Result<Looked>) -> Result<()> {
-        let Looked { horizon, observed, proposals } = looked?;
-        // What it saw may be older than what the registry knows by now: comparing would turn the shape back, and begin a version for it.
-        if std::mem::take(&mut self.look_outdated) {
-            self.look_again = false;
-            self.look();
-            return Ok(());
+        let Looked { observed, proposals } = looked?;
+        self.registry.viewed(&observed)?;
+        self.writer.tell_left_out(&observed);
+        self.view = View { snapshot: observed.snapshot.clone(), position: observed.position };
+        let position = observed.position;
+        self.seen = Some(observed);
+        self.await_point(position).await?;
+        self.compare().await?;
+        self.proposed(proposals).await
+    }
+
+    /// Takes the look that waits into account, if the stream has come to it.
+    pub(super) async fn compare(&mut self) -> Result<()> {
+        let due = |seen: &mut Observed| !self.batcher.in_transaction() && self.batcher.position() >= seen.position;
+        let Some(seen) = self.seen.take_if(due) else { return Ok(()) };
+        self.compare_with(seen).await
+    }
+
+    /// Takes the look that waits into account before a transaction that committed after it.
+    pub(super) async fn compare_before(&mut self, commit: Lsn) -> Result<()> {
+        match self.seen.take_if(|seen| seen.position <= commit) {
+            Some(seen) => self.compare_with(seen).await,
+            None => Ok(()),
         }
-        let (store, before) = (self.writer.store.clone(), self.registry.names());
-        self.registry.compare(store.as_ref(), &self.writer.config, &observed, true).await?;
-        self.view = View { horizon, position: observed.position };
+    }
+
+    async fn compare_with(&mut self, observed: Observed) -> Result<()> {
+        let before = self.registry.names();
+        let waiting = self.writer.prepared.is_none() && !self.registry.pending().is_empty();
+        let whole = self.registry.reconcile(&observed).await?;
         let now = self.registry.names();
         self.writer.ended.extend(before.difference(&now).cloned());
-        self.moved(observed.position).await?;
+        if std::mem::replace(&mut self.compared, true) {
+            self.moved(observed.position).await?;
+        } else {
+            self.writer.announced.looked(self.registry.take_moved(), waiting, observed.position);
+        }
         if self.registry.has_edits() {
             // The server describes a relation again only if that itself changed.
             self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
             self.cut(true).await?;
         }
-        self.proposed(proposals).await?;
-        if std::mem::take(&mut self.look_again) {
+        if std::mem::take(&mut self.look_again) || !whole {
             self.look();
         }
         Ok(())
@@ -142,6 +160,8 @@ impl Session<'_> {
             }
             tracing::info!(proposal = found.path, writer = found.proposal.writer, "taking a proposed copy in");
             self.taking = Some(found.clone());
+            let streamed = found.proposal.tables.iter().filter(|t| t.mode == Mode::Stream);
+            self.registry.taking(streamed.map(|t| (&t.table, &t.look)));
             let point = found.proposal.needs();
             self.pipeline.send(Order::Copied(found.into())).await?;
             self.await_point(point).await?;
@@ -161,7 +181,7 @@ impl Session<'_> {
     /// Prepares a copy of all tables that wait for one.
     pub(super) fn copy_pending(&mut self) {
         let names =
-            next_group(self.uncopied().into_iter().map(|name| (name.clone(), self.registry.table(&name))), self.writer.copy_workers());
+            next_group(self.uncopied().into_iter().map(|name| (name.clone(), self.registry.view(&name))), self.writer.copy_workers());
         let (options, workers) = (self.writer.options.clone(), self.writer.copy_workers());
         self.writer.copier.prepare(async move { prepare(&options, &names, workers).await });
         self.copying = true;
@@ -170,14 +190,19 @@ impl Session<'_> {
     pub(super) async fn copied(&mut self, outcome: Outcome) -> Result<()> {
         match outcome {
             Outcome::Prepared(prepared) => {
-                let config = &self.writer.config;
-                let observed = source::observe(&self.client, config, prepared.tables.clone()).await?;
-                let mut filters = prepared.filters(&config.source.publication).await?;
-                let unedited = observed.tables.values().filter(|t| self.registry.knows(config, &observed, &t.name));
-                let jobs: Vec<_> = unedited.filter_map(|t| self.registry.job(t, filters.remove(&t.oid))).collect();
-                let jobs = if self.writer.announced.may_copy(prepared.point) { jobs } else { Vec::new() };
+                let known = self.registry.names();
+                let wanted = source::judged(&self.writer.config, prepared.tables.clone(), &known)?;
+                let observed = source::observe(&self.client, &self.writer.config, wanted).await?;
+                let mut filters = prepared.filters(&self.writer.config.source.publication).await?;
+                let may_copy = self.writer.announced.may_copy(prepared.point);
+                let jobs = if may_copy { self.registry.jobs(&observed, prepared.point, &mut filters).await? } else { Vec::new() };
+                self.moved(observed.position).await?;
                 if jobs.len() < prepared.tables.len() {
-                    self.look(); // a shape changed meanwhile; what is left over waits for the next copy
+                    self.look(); // the source changed meanwhile; what is left over waits for the next copy
+                }
+                if self.registry.has_edits() {
+                    self.stale.extend(self.targets.drain().map(|(id, (relation, _))| (id, relation)));
+                    self.cut(true).await?; // a version's schema is known before its rows
                 }
                 if jobs.is_empty() {
                     self.writer.copier.delay();

@@ -1,29 +1,32 @@
 //! Where the rows of a relation go.
 //!
-//! Owns: the targets of a session, and when the catalogue is asked for a relation. Does not own: versions (`registry`). Invariant: a
-//! relation is placed by a view of the catalogue that has what the arriving transaction did.
+//! Owns: the targets of a session, and when the catalog is asked for a relation. Does not own: versions (`shapes`). Invariant: a
+//! relation is placed by a view of the catalog that has what the arriving transaction did.
 
-use super::super::registry::Arrived;
+use super::super::registry::{Registry, wire_types};
 use super::super::source;
-use super::Session;
+use super::{Destination, Session};
 use crate::batch::Target;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
-use crate::postgres::catalogue::Table;
-use crate::postgres::{catalogue, server};
-use crate::schema::version::{Layout, TableSchema};
+use crate::postgres::catalogue::{self, Table};
+use crate::postgres::server;
+use crate::shapes::Arrival;
 use crate::table_name::TableName;
-use std::sync::Arc;
 
 impl Session<'_> {
+    /// The target of a row's relation.
     pub(super) async fn target(&mut self, relation: u32) -> Result<Option<Target>> {
-        if let Some((_, target)) = self.targets.get(&relation) {
-            return Ok(*target);
-        }
         let missing = || Error::retry(format!("rows of relation {relation} came before its description"));
-        self.relation(self.stale.get(&relation).ok_or_else(missing)?.clone()).await?;
-        self.targets.get(&relation).map(|(_, target)| *target).ok_or_else(missing)
+        if !self.targets.contains_key(&relation) {
+            self.relation(self.stale.get(&relation).ok_or_else(missing)?.clone()).await?;
+        }
+        if let Some(unplaced) = self.unplaced.take().filter(|unplaced| *unplaced != relation) {
+            self.leaf(unplaced, relation).await?;
+        }
+        let (_, destination) = self.targets.get(&relation).ok_or_else(missing)?;
+        Ok(destination.as_ref().map(|destination| destination.target))
     }
 
     /// RELATION: comes lazily, repeatedly, and for leaves; only a new content matters.
@@ -31,37 +34,56 @@ impl Session<'_> {
         if self.targets.get(&relation.id).is_some_and(|(known, _)| *known == relation) {
             return Ok(());
         }
-        let target = match self.registry.table_of(&relation) {
+        let destination = match self.registry.table_of(&relation) {
             None => {
                 tracing::debug!(relation = relation.id, "rows of this relation are not replicated");
+                self.unplaced = Some(relation.id);
                 None
             }
-            Some(name) => {
-                let (table, position) = self.table_now(&name).await?;
-                if let Some(table) = table.as_ref().filter(|table| !self.registry.is_of(table, relation.id)) {
-                    tracing::debug!(table = %table.name, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
-                    self.look();
-                    self.stale.remove(&relation.id);
-                    self.targets.insert(relation.id, (relation, None));
-                    return Ok(());
-                }
-                let (schema, layout) = self.route(&name, &relation, table.as_ref()).await?;
-                self.look_outdated |= self.looking.is_some() && self.registry.has_edits();
-                self.moved(position).await?;
-                Some(self.batcher.register(schema, layout))
-            }
+            Some(name) if self.registry.is_aside(&name) => None,
+            Some(name) => self.place(name, &relation).await?,
         };
-        self.look_outdated |= self.looking.is_some();
         self.stale.remove(&relation.id);
-        self.targets.insert(relation.id, (relation, target));
+        self.targets.insert(relation.id, (relation, destination));
         Ok(())
     }
 
-    /// A table as the catalogue has it after the transaction that is arriving, and the end of WAL when it was looked at.
+    async fn place(&mut self, table: TableName, relation: &Relation) -> Result<Option<Destination>> {
+        let (now, position) = self.table_now(&table).await?;
+        if now.as_ref().is_some_and(|now| !self.registry.is_of(now, relation.id)) {
+            tracing::debug!(table = %table, relation = relation.id, "a relation is no longer this table's (a partition was detached, say)");
+            self.look();
+            return Ok(None);
+        }
+        let types = wire_types(&self.client, Registry::unknown_types(relation, now.as_ref())).await?;
+        let arrival = Arrival { relation, table: now.as_ref(), position, types: &types, xid: self.batcher.xid() };
+        let place = self.registry.place(&table, &arrival).await?;
+        if self.registry.has_edits() {
+            self.look(); // what the wire brought is one thing, what else changed another
+        }
+        self.moved(position).await?;
+        let target = self.batcher.register(place.schema, place.layout);
+        Ok(Some(Destination { table, target }))
+    }
+
+    /// A relation that no table has announced itself right before rows of `relation`: a partition that no look has shown. The catalog is asked at
+    /// once, so that the debt is committed with these rows: a partition that is gone by the next look leaves no other mark.
+    async fn leaf(&mut self, leaf: u32, relation: u32) -> Result<()> {
+        let Some((_, Some(Destination { table, .. }))) = self.targets.get(&relation) else { return Ok(()) };
+        let table = table.clone();
+        if self.batcher.is_known() || !self.registry.is_new_leaf(&table, leaf) {
+            return Ok(());
+        }
+        let (now, _) = self.table_now(&table).await?;
+        let commit = self.batcher.arriving().unwrap_or(self.batcher.position());
+        self.registry.leaf_announced(&table, leaf, commit, now.as_ref()).await
+    }
+
+    /// A table as the catalog has it after the transaction that is arriving, and the end of WAL when it was looked at.
     pub(super) async fn table_now(&self, name: &TableName) -> Result<(Option<Table>, Lsn)> {
         let xid = self.batcher.xid();
-        if let Some(known) = self.registry.table(name)
-            && xid.is_some_and(|xid| precedes(xid, self.view.horizon))
+        if let Some(known) = self.registry.view(name)
+            && xid.is_some_and(|xid| self.view.snapshot.has_seen(xid))
         {
             return Ok((Some(known.clone()), self.view.position));
         }
@@ -74,20 +96,4 @@ impl Session<'_> {
         let mut observed = source::observe_one(&self.client, &self.writer.config, table.clone()).await?;
         Ok((Some(observed.tables.remove(name).unwrap_or(table)), observed.position))
     }
-
-    pub(super) async fn route(
-        &mut self,
-        name: &TableName,
-        relation: &Relation,
-        table: Option<&Table>,
-    ) -> Result<(Arc<TableSchema>, Arc<Layout>)> {
-        let store = self.writer.store.clone();
-        let at = self.batcher.arriving().unwrap_or(self.batcher.position());
-        self.registry.route(store.as_ref(), &self.client, &self.writer.config, name, &Arrived { relation, table, at }).await
-    }
-}
-
-/// Whether a transaction of the stream, which has 32 bits of its id, is older than another.
-fn precedes(xid: u32, other: u64) -> bool {
-    (xid.wrapping_sub(other as u32) as i32) < 0
 }
