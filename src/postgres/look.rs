@@ -7,15 +7,15 @@
 //! What can change rows without a message, and the mark that it leaves:
 //! - a column with a value for the rows there are (`ADD COLUMN … DEFAULT`, `DROP EXPRESSION`): the column itself (`atthasmissing`, of leaves where
 //!   there are such; `attgenerated`);
-//! - `ALTER … TYPE … USING`, an added volatile default: another file **and** written rows of `pg_attribute`. `TRUNCATE` and `VACUUM FULL` make a
-//!   new file alone, and lose nothing that is not sent;
+//! - `ALTER … TYPE … USING`, an added volatile default: written rows of `pg_attribute` **and** another TOAST table, or where there is none another
+//!   file. `TRUNCATE` and `VACUUM FULL` keep the TOAST table, write no row of `pg_attribute`, and lose nothing that is not sent;
 //! - a partition attached, detached, created, dropped, truncated by itself: the list of leaves, each with its file and the `xmin` of its rows of
 //!   `pg_inherits` (detached and attached again, it is another one). A leaf that was created as a partition has no rows from before;
 //! - a label of an enum renamed, an attribute added to a composite type: what the column's types are made of. Labels stand in the order of
 //!   their making, so that adding one extends the list;
 //! - columns that came and went between two looks: `relnatts` counts them for ever;
 //! - for tables that a publication does not list one by one (ALL TABLES, IN SCHEMA), which can leave it and come back: `SET SCHEMA` writes the
-//!   row type's `pg_type`; `SET UNLOGGED` gives another TOAST table (`VACUUM FULL` and `TRUNCATE` keep it), and where there is none another file.
+//!   row type's `pg_type`; `SET UNLOGGED` gives another TOAST table, and where there is none another file.
 //!   GRANT, ANALYZE and CREATE INDEX write none of these.
 //!
 //! An index counts by its columns, not by its oid: `REINDEX CONCURRENTLY` makes a new index, and nothing that a reader sees changes.
@@ -242,7 +242,7 @@ impl Look {
     /// What became of rows without a message from this look to `now`, apart from columns that are new. `listed`: the publication names the table
     /// itself, so that it cannot leave it and come back unseen.
     pub fn rows_changed(&self, now: &Look, listed: bool) -> Option<&'static str> {
-        if self.written != now.written && self.file != now.file && self.file != 0 && now.file != 0 {
+        if self.written != now.written && self.rewritten(now) {
             return Some("every row was written again");
         }
         if self.types.iter().any(|(attnum, was)| now.types.get(attnum).is_some_and(|is| !is.starts_with(was.as_str()))) {
@@ -257,8 +257,16 @@ impl Look {
         if self.row_type != now.row_type {
             return Some("it was moved, renamed or given to another owner, and may have been out of the publication");
         }
-        let rewritten = if self.toast != 0 && now.toast != 0 { self.toast != now.toast } else { self.file != now.file };
-        rewritten.then_some("it has another file, and may have been out of the WAL (unlogged)")
+        self.rewritten(now).then_some("it has another file, and may have been out of the WAL (unlogged)")
+    }
+
+    /// Whether an ALTER may have written the table again. It puts another TOAST table in its place; where there is none, only the file tells,
+    /// which TRUNCATE and VACUUM FULL change too.
+    fn rewritten(&self, now: &Look) -> bool {
+        if self.toast != 0 && now.toast != 0 {
+            return self.toast != now.toast;
+        }
+        self.file != now.file && self.file != 0 && now.file != 0
     }
 
     /// Whether both are of one definition whose rows no statement changed without a message, in whichever order they were taken.
