@@ -49,6 +49,14 @@ impl Wanted {
         Ok(())
     }
 
+    /// Where none of the tables can be replicated any more, there is nothing to go on with.
+    fn some_fit(self) -> Result<Self> {
+        match self.unfit.values().next().filter(|_| self.unfit.len() == self.tables.len()) {
+            Some(reason) => Err(Error::source_refused(reason)),
+            None => Ok(self),
+        }
+    }
+
     /// Those that can be replicated.
     pub(crate) fn fit(&self) -> Vec<Table> {
         self.tables.iter().filter(|table| !self.unfit.contains_key(&table.name)).cloned().collect()
@@ -206,7 +214,7 @@ pub(crate) async fn wanted(
                 found.judge(config, table, known)?;
             }
         }
-        return Ok(found);
+        return found.some_fit();
     };
     let names: Vec<TableName> = configured.iter().filter(|t| t.mode == TableMode::Stream).map(|t| t.name.clone()).collect();
     let mut tables = catalogue::tables(client, &names).await?;
@@ -218,7 +226,7 @@ pub(crate) async fn wanted(
             Some(at) => found.judge(config, tables.swap_remove(at), known)?,
         }
     }
-    Ok(found)
+    found.some_fit()
 }
 
 /// Tables under the locks of a copy: those that cannot be replicated any more are named.

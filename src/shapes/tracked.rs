@@ -194,23 +194,24 @@ impl Tracked {
         why: &str,
         out: &mut Vec<TableEdit>,
     ) -> Result<Place> {
-        let fits = |schema: &TableSchema, table: Option<&Table>| match schema.fit_relation(relation, table, hidden, arrival.types) {
-            Fit::Same(layout) | Fit::Extends { layout, .. } => Some(Arc::new(layout)),
+        let fitted = |schema: TableSchema, table: Option<&Table>| match schema.fit_relation(relation, table, hidden, arrival.types) {
+            Fit::Same(layout) => Some((schema, layout)),
+            Fit::Extends { schema, layout, .. } => Some((*schema, layout)),
             Fit::Breaks(_) => None,
         };
         let number = self.next_number();
-        let present = arrival.table.map(|table| (TableSchema::begin(table, number, hidden), table));
-        if let Some((schema, layout)) = present.and_then(|(schema, table)| fits(&schema, Some(table)).map(|layout| (schema, layout))) {
+        let present = arrival.table.and_then(|table| fitted(TableSchema::begin(table, number, hidden), Some(table)));
+        if let Some((schema, layout)) = present {
             let schema = self.adopt(cx, schema, None, out);
-            return Ok(Place { schema, layout });
+            return Ok(Place { schema, layout: Arc::new(layout) });
         }
         let then = wire_table(cx.name, relation, arrival.table, arrival.types);
         let then = then.ok_or_else(|| Error::bug(format!("{}: a column's type was not asked for", cx.name)))?;
-        let schema = self.adopt(cx, TableSchema::begin(&then, number, hidden), None, out);
+        let fitted = fitted(TableSchema::begin(&then, number, hidden), None);
+        let (schema, layout) = fitted.ok_or_else(|| Error::bug(format!("{}: a version does not fit the shape that it was begun for", cx.name)))?;
+        let schema = self.adopt(cx, schema, None, out);
         self.owe(arrival.position, why, out);
-        let layout = fits(&schema, None);
-        let layout = layout.ok_or_else(|| Error::bug(format!("{}: a version was begun for a shape that does not fit it", cx.name)))?;
-        Ok(Place { schema, layout })
+        Ok(Place { schema, layout: Arc::new(layout) })
     }
 
     /// What must stay out of the lake: private columns, and where there are any, columns on the wire that nobody knows any more. They may be
