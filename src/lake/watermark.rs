@@ -370,7 +370,7 @@ mod tests {
         let since = |w: &Watermark| w.pending_since.iter().map(|(table, at)| format!("{table} {at}")).collect::<Vec<_>>();
         watermark.note_pending();
         watermark.commit_time = "two".to_owned();
-        let waiting = Pending { version: 2, fingerprint: "g".to_owned(), since: None, reason: None };
+        let waiting = Pending { version: 2, since: None, reason: None };
         watermark.tables.get_mut(&TableName::new("public", "a")).expect("there").pending.push(waiting);
         watermark.note_pending();
         assert_eq!(since(&watermark), ["public.a two", "public.b one"]);
