@@ -60,7 +60,7 @@ mod tests {
             leaves: (0..leaves).map(leaf).collect(),
             ancestors: Vec::new(),
             row_security: false,
-            fingerprint: String::new(),
+            look: Default::default(),
             rows_estimate: 0,
             bytes,
             inherits_children: false,
