@@ -141,7 +141,7 @@ fn exists_otherwise(path: &str, found_bytes: u64, bytes: u64) -> Error {
     ))
 }
 
-/// Puts a document that is created once (a manifest, a first `schema.json`).
+/// Puts a document that is created once (a manifest, a schema).
 pub async fn put_document(store: &dyn Store, path: &str, body: Bytes) -> Result<()> {
     put_once(store, path, body).await
 }

@@ -100,7 +100,7 @@ pub(super) async fn finish(ledger: &mut Ledger, work: &Work, part: &mut u64) -> 
         }
         let mut schemas = Versions::new();
         for version in due.iter().map(|delete| delete.version) {
-            schemas.insert(version, Arc::new(commit::schema(store.as_ref(), &receipt.table, version).await?));
+            schemas.insert(version, Arc::new(commit::schema(store.as_ref(), &ledger.watermark, &receipt.table, version).await?));
         }
         let mut edits = HashMap::new();
         for (version, schema) in &schemas {

@@ -113,7 +113,7 @@ impl Job<'_> {
         numbers.extend(self.mark(removal).and_then(|mark| mark.version));
         let mut versions = Versions::new();
         for number in numbers {
-            versions.insert(number, Arc::new(commit::schema(self.store.as_ref(), self.table, number).await?));
+            versions.insert(number, Arc::new(commit::schema(self.store.as_ref(), removal.watermark(), self.table, number).await?));
         }
         if versions.is_empty() {
             return Err(Error::usage(format!("the lake has no rows of {}: `huella status` names its tables", self.table)));
