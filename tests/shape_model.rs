@@ -229,7 +229,10 @@ impl Source {
 
     fn look(&self, fault: Fault) -> Look {
         let columns: Vec<String> = self.cols.iter().map(|c| c.attnum.to_string()).collect();
-        let shape = format!("{:?}", (self.oid, self.key, self.cols.iter().map(|c| (c.attnum, c.name, c.type_oid, c.generated)).collect::<Vec<_>>()));
+        let shape = format!(
+            "{:?}",
+            (self.oid, self.key, self.cols.iter().map(|c| (c.attnum, c.name, c.type_oid, c.generated)).collect::<Vec<_>>())
+        );
         let generated = self.cols.iter().filter(|c| c.generated).map(|c| c.attnum).collect();
         let mut leaves =
             Leaves::try_from(self.leaves.iter().map(|(oid, (mark, _))| format!("{oid}:{mark:x}")).collect::<Vec<_>>().join(",")).unwrap();
@@ -253,7 +256,14 @@ impl Source {
     }
 
     fn table(&self, fault: Fault) -> Table {
-        let base = |oid| BaseType { oid, typmod: -1, name: if oid == INT { "int4" } else { "text" }.to_owned(), element: None, element_typmod: -1, delimiter: b',' };
+        let base = |oid| BaseType {
+            oid,
+            typmod: -1,
+            name: if oid == INT { "int4" } else { "text" }.to_owned(),
+            element: None,
+            element_typmod: -1,
+            delimiter: b',',
+        };
         let column = |c: &Col| Column {
             attnum: c.attnum,
             has_missing: c.has_missing,
@@ -353,7 +363,17 @@ impl Source {
             }
             Recreate => {
                 let next = Self { oid: self.oid + 1, ..Self::new() };
-                *self = Self { at: self.at, wal: std::mem::take(&mut self.wal), next_value: self.next_value + 100, row_type: self.row_type + 1, file: self.file + 1, written: self.written + 1, next_leaf: self.next_leaf, oid: self.oid + 1, ..next };
+                *self = Self {
+                    at: self.at,
+                    wal: std::mem::take(&mut self.wal),
+                    next_value: self.next_value + 100,
+                    row_type: self.row_type + 1,
+                    file: self.file + 1,
+                    written: self.written + 1,
+                    next_leaf: self.next_leaf,
+                    oid: self.oid + 1,
+                    ..next
+                };
                 self.rows.clear();
                 let row = self.fresh_row();
                 self.rows.push(row);
@@ -588,7 +608,13 @@ impl World {
 
     fn versions(&self, mark: &TableMark, edits: &[TableEdit]) -> Vec<Arc<TableSchema>> {
         let of = |version: u32| {
-            let mut found = self.lake.documents.iter().filter(|((v, name), _)| *v == version && mark.schemas.get(&version) == Some(name)).map(|(_, s)| Arc::clone(s)).next();
+            let mut found = self
+                .lake
+                .documents
+                .iter()
+                .filter(|((v, name), _)| *v == version && mark.schemas.get(&version) == Some(name))
+                .map(|(_, s)| Arc::clone(s))
+                .next();
             for edit in self.writer.edits.iter().chain(edits) {
                 if let TableEdit::Schema { schema, .. } = edit
                     && schema.version == version
@@ -629,7 +655,8 @@ impl World {
         {
             return;
         }
-        let (schema, edits) = self.writer.tracked.lock(&Self::cx(self.writer.epoch), &table, Lsn(self.source.at)).expect("nothing is private");
+        let (schema, edits) =
+            self.writer.tracked.lock(&Self::cx(self.writer.epoch), &table, Lsn(self.source.at)).expect("nothing is private");
         self.record(edits);
         self.writer.placed = None;
         let Some(schema) = schema else { return };
@@ -650,7 +677,8 @@ impl World {
         if let Some(copy) = self.writer.copy.take_if(|copy| copy.at <= lake.through) {
             lake.rows.extend(copy.rows);
             lake.copies += 1;
-            let current = TableEdit::Current { oid: copy.oid, version: copy.schema.version, snapshot: Lsn(copy.at), look: Box::new(copy.look) };
+            let current =
+                TableEdit::Current { oid: copy.oid, version: copy.schema.version, snapshot: Lsn(copy.at), look: Box::new(copy.look) };
             current.apply(&mut lake.mark);
             if self.fault == Fault::EarlyCopiesSettle {
                 lake.mark.pending.retain(|p| p.version > copy.schema.version);
@@ -864,7 +892,18 @@ fn once_quiet_every_cell_is_the_sources_and_harmless_steps_need_no_copy() {
     }
     // Three steps: the writer between them does what differs most.
     let acts = [Act::Nothing, Act::CatchUp, Act::Look, Act::CommitCrash];
-    let steps = [AddPlain("c"), AddDefault("c"), AddPlain("d"), Drop("c"), Rename("c", "d"), Rewrite("x"), Recreate, Update, Away, LeafComesAndGoes];
+    let steps = [
+        AddPlain("c"),
+        AddDefault("c"),
+        AddPlain("d"),
+        Drop("c"),
+        Rename("c", "d"),
+        Rewrite("x"),
+        Recreate,
+        Update,
+        Away,
+        LeafComesAndGoes,
+    ];
     let (more, failed) = explore(Fault::None, 3, &steps, &acts);
     assert_eq!(failed, None);
     tried += more;

@@ -78,15 +78,59 @@ async fn columns_that_come_and_go_leave_nothing_behind() {
     let server = World::server();
     let histories: [(&str, &[&str]); 7] = [
         // A column that helped with the migration, and is gone before it can be looked up.
-        ("help", &["ALTER TABLE t ADD help int", "UPDATE t SET help = 1", "ALTER TABLE t ADD c int DEFAULT 7", "UPDATE t SET help = 2 WHERE a = 1", "ALTER TABLE t DROP help", "UPDATE t SET x = 'z' WHERE a = 2"]),
+        (
+            "help",
+            &[
+                "ALTER TABLE t ADD help int",
+                "UPDATE t SET help = 1",
+                "ALTER TABLE t ADD c int DEFAULT 7",
+                "UPDATE t SET help = 2 WHERE a = 1",
+                "ALTER TABLE t DROP help",
+                "UPDATE t SET x = 'z' WHERE a = 2",
+            ],
+        ),
         // The same name again: the values of the first are gone at the source.
         ("again", &["ALTER TABLE t ADD help int", "UPDATE t SET help = 1", "ALTER TABLE t DROP help", "ALTER TABLE t ADD help int"]),
-        ("again_row", &["ALTER TABLE t ADD help int", "UPDATE t SET help = 1", "ALTER TABLE t DROP help", "ALTER TABLE t ADD help int", "UPDATE t SET help = 5 WHERE a = 2"]),
+        (
+            "again_row",
+            &[
+                "ALTER TABLE t ADD help int",
+                "UPDATE t SET help = 1",
+                "ALTER TABLE t DROP help",
+                "ALTER TABLE t ADD help int",
+                "UPDATE t SET help = 5 WHERE a = 2",
+            ],
+        ),
         // Renamed after its rows were written.
         ("renamed", &["ALTER TABLE t ADD help int", "UPDATE t SET help = 1", "ALTER TABLE t RENAME help TO aid"]),
-        ("renamed_row", &["ALTER TABLE t ADD help int", "UPDATE t SET help = 1", "ALTER TABLE t RENAME help TO aid", "UPDATE t SET aid = 9 WHERE a = 3"]),
-        ("retyped", &["ALTER TABLE t ADD help int", "UPDATE t SET help = 1", "ALTER TABLE t ALTER help TYPE text", "UPDATE t SET help = 'q' WHERE a = 3"]),
-        ("swapped", &["ALTER TABLE t ADD y text", "UPDATE t SET y = 'y' || a", "ALTER TABLE t RENAME x TO w", "ALTER TABLE t RENAME y TO x", "ALTER TABLE t RENAME w TO y"]),
+        (
+            "renamed_row",
+            &[
+                "ALTER TABLE t ADD help int",
+                "UPDATE t SET help = 1",
+                "ALTER TABLE t RENAME help TO aid",
+                "UPDATE t SET aid = 9 WHERE a = 3",
+            ],
+        ),
+        (
+            "retyped",
+            &[
+                "ALTER TABLE t ADD help int",
+                "UPDATE t SET help = 1",
+                "ALTER TABLE t ALTER help TYPE text",
+                "UPDATE t SET help = 'q' WHERE a = 3",
+            ],
+        ),
+        (
+            "swapped",
+            &[
+                "ALTER TABLE t ADD y text",
+                "UPDATE t SET y = 'y' || a",
+                "ALTER TABLE t RENAME x TO w",
+                "ALTER TABLE t RENAME y TO x",
+                "ALTER TABLE t RENAME w TO y",
+            ],
+        ),
     ];
     for (name, migration) in histories {
         World::migrated(&server, name, ROWS, migration).await;
@@ -98,9 +142,18 @@ async fn what_a_stopped_writer_has_not_read_is_read_by_the_next() {
     let server = World::server();
     for (name, migration) in [
         ("again", "ALTER TABLE t ADD help int; UPDATE t SET help = 1; ALTER TABLE t DROP help; ALTER TABLE t ADD help int"),
-        ("late", "ALTER TABLE t ADD help int; UPDATE t SET help = 1; ALTER TABLE t DROP help; UPDATE t SET x = 'u'; ALTER TABLE t ADD d int DEFAULT 4"),
-        ("dropped", "ALTER TABLE t ADD help int; UPDATE t SET help = 1; DROP TABLE t; CREATE TABLE t (a int PRIMARY KEY, z text); INSERT INTO t VALUES (9, 'nine'); ALTER PUBLICATION huella ADD TABLE t"),
-        ("swapped", "CREATE TABLE u (a int PRIMARY KEY, x text); ALTER TABLE t RENAME TO w; ALTER TABLE u RENAME TO t; ALTER TABLE w RENAME TO u; INSERT INTO u VALUES (7, 'seven'); ALTER PUBLICATION huella ADD TABLE t"),
+        (
+            "late",
+            "ALTER TABLE t ADD help int; UPDATE t SET help = 1; ALTER TABLE t DROP help; UPDATE t SET x = 'u'; ALTER TABLE t ADD d int DEFAULT 4",
+        ),
+        (
+            "dropped",
+            "ALTER TABLE t ADD help int; UPDATE t SET help = 1; DROP TABLE t; CREATE TABLE t (a int PRIMARY KEY, z text); INSERT INTO t VALUES (9, 'nine'); ALTER PUBLICATION huella ADD TABLE t",
+        ),
+        (
+            "swapped",
+            "CREATE TABLE u (a int PRIMARY KEY, x text); ALTER TABLE t RENAME TO w; ALTER TABLE u RENAME TO t; ALTER TABLE w RENAME TO u; INSERT INTO u VALUES (7, 'seven'); ALTER PUBLICATION huella ADD TABLE t",
+        ),
     ] {
         let w = World::on(&server, &format!("stopped_{name}")).await;
         w.sql(ROWS).await;
@@ -141,8 +194,11 @@ async fn a_copy_that_is_owed_survives_a_kill_at_every_write() {
 async fn harmless_changes_are_not_copied() {
     let server = World::server();
     let w = World::on(&server, "harmless").await;
-    w.sql(&format!("{ROWS}; CREATE ROLE harmless_reader; CREATE TABLE p (d int, x text, PRIMARY KEY (d)) PARTITION BY RANGE (d);
-                    CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); INSERT INTO p VALUES (1, 'one')")).await;
+    w.sql(&format!(
+        "{ROWS}; CREATE ROLE harmless_reader; CREATE TABLE p (d int, x text, PRIMARY KEY (d)) PARTITION BY RANGE (d);
+                    CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); INSERT INTO p VALUES (1, 'one')"
+    ))
+    .await;
     let run = w.start(&["run"], &[]);
     w.caught_up().await;
     let before = (w.copied("public.t"), w.copied("public.p"));
@@ -184,10 +240,38 @@ async fn a_partition_that_comes_and_goes_takes_its_rows_with_it() {
     let root = "CREATE TABLE p (d int PRIMARY KEY, x text) PARTITION BY RANGE (d);
                 CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); INSERT INTO p VALUES (1, 'one')";
     let histories: [(&str, &[&str]); 4] = [
-        ("dropped", &["CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)", "INSERT INTO p VALUES (11, 'x'), (2, 'two')", "DROP TABLE p2"]),
-        ("detached", &["CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)", "INSERT INTO p VALUES (11, 'x')", "ALTER TABLE p DETACH PARTITION p2", "INSERT INTO p VALUES (3, 'three')"]),
-        ("twice", &["CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)", "INSERT INTO p VALUES (11, 'x')", "DROP TABLE p2", "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)", "INSERT INTO p VALUES (12, 'y')"]),
-        ("below", &["CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (d)", "CREATE TABLE p21 PARTITION OF p2 FOR VALUES FROM (10) TO (15)", "INSERT INTO p VALUES (11, 'x')", "DROP TABLE p2"]),
+        (
+            "dropped",
+            &["CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)", "INSERT INTO p VALUES (11, 'x'), (2, 'two')", "DROP TABLE p2"],
+        ),
+        (
+            "detached",
+            &[
+                "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)",
+                "INSERT INTO p VALUES (11, 'x')",
+                "ALTER TABLE p DETACH PARTITION p2",
+                "INSERT INTO p VALUES (3, 'three')",
+            ],
+        ),
+        (
+            "twice",
+            &[
+                "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)",
+                "INSERT INTO p VALUES (11, 'x')",
+                "DROP TABLE p2",
+                "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)",
+                "INSERT INTO p VALUES (12, 'y')",
+            ],
+        ),
+        (
+            "below",
+            &[
+                "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (d)",
+                "CREATE TABLE p21 PARTITION OF p2 FOR VALUES FROM (10) TO (15)",
+                "INSERT INTO p VALUES (11, 'x')",
+                "DROP TABLE p2",
+            ],
+        ),
     ];
     for (name, migration) in histories {
         World::migrated(&server, &format!("leaf_{name}"), root, migration).await;
@@ -240,7 +324,10 @@ async fn a_table_that_was_out_of_the_wal_or_of_the_publication_is_copied() {
 async fn one_table_that_cannot_be_replicated_is_set_aside_and_the_others_go_on() {
     let server = World::server();
     let w = World::on(&server, "aside").await;
-    w.sql(&format!("{ROWS}; CREATE TABLE o (a int PRIMARY KEY); CREATE TABLE k (a int PRIMARY KEY, b int UNIQUE NOT NULL); INSERT INTO k VALUES (1, 1)")).await;
+    w.sql(&format!(
+        "{ROWS}; CREATE TABLE o (a int PRIMARY KEY); CREATE TABLE k (a int PRIMARY KEY, b int UNIQUE NOT NULL); INSERT INTO k VALUES (1, 1)"
+    ))
+    .await;
     let mut run = w.start(&["run"], &[]);
     w.caught_up().await;
     w.sql("ALTER TABLE k DROP CONSTRAINT k_pkey").await;
@@ -271,9 +358,11 @@ async fn tables_that_exchange_their_names_exchange_their_rows() {
                   INSERT INTO t VALUES (1, 't'); INSERT INTO u VALUES (1, 'u')";
     let swap = ["ALTER TABLE t RENAME TO w", "ALTER TABLE u RENAME TO t", "ALTER TABLE w RENAME TO u"];
     World::migrated(&server, "quiet_swap", before, &swap).await;
-    let rows = ["INSERT INTO t VALUES (2, 'before')", swap[0], swap[1], swap[2], "INSERT INTO t VALUES (3, 'after')", "DELETE FROM u WHERE a = 1"];
+    let rows =
+        ["INSERT INTO t VALUES (2, 'before')", swap[0], swap[1], swap[2], "INSERT INTO t VALUES (3, 'after')", "DELETE FROM u WHERE a = 1"];
     World::migrated(&server, "swap", before, &rows).await;
-    let back = [swap[0], swap[1], swap[2], "INSERT INTO t VALUES (3, 'while')", swap[0], swap[1], swap[2], "INSERT INTO t VALUES (4, 'after')"];
+    let back =
+        [swap[0], swap[1], swap[2], "INSERT INTO t VALUES (3, 'while')", swap[0], swap[1], swap[2], "INSERT INTO t VALUES (4, 'after')"];
     World::migrated(&server, "swap_back", before, &back).await;
 }
 

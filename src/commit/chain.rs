@@ -158,7 +158,8 @@ async fn manifest(store: &dyn Store, path: &str, object: Option<Object>, unrecor
 /// `Kind::Lake` if the watermark does not know the version, or its document is gone or unreadable.
 pub async fn schema(store: &dyn Store, watermark: &Watermark, table: &TableName, version: u32) -> Result<TableSchema> {
     let path = watermark.schema_path(table, version);
-    let path = path.ok_or_else(|| Error::lake(format!("{table}: the watermark names no schema document of version {version}; {DAMAGE_FIX}")))?;
+    let path =
+        path.ok_or_else(|| Error::lake(format!("{table}: the watermark names no schema document of version {version}; {DAMAGE_FIX}")))?;
     let object = persist("read a table's schema", || store.get(&path)).await?;
     let object = object.ok_or_else(|| Error::lake(format!("{path} is missing: the lake is damaged there; {DAMAGE_FIX}")))?;
     TableSchema::parse(&path, &object.body)

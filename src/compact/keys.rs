@@ -313,9 +313,9 @@ impl<'a> Row<'a> {
         let names: Vec<String> = self.json("_unchanged", self.unchanged, at)?.unwrap_or_default();
         let number = |name: &String| {
             let found = self.schema.columns.iter().position(|column| column.name == *name);
-            found
-                .map(|at| at as u16)
-                .ok_or_else(|| Error::lake(format!("{}: _unchanged names column {name}, which its schema document lacks", self.schema.table)))
+            found.map(|at| at as u16).ok_or_else(|| {
+                Error::lake(format!("{}: _unchanged names column {name}, which its schema document lacks", self.schema.table))
+            })
         };
         names.iter().map(number).collect()
     }

@@ -174,7 +174,9 @@ impl Registry {
         for edit in edits {
             match &edit {
                 TableEdit::Schema { document, schema } => put_schema(self.store.as_ref(), schema, document).await?,
-                TableEdit::Changed(change) => tracing::info!(table = %name, version = change.version, change = change.what, "the table changed"),
+                TableEdit::Changed(change) => {
+                    tracing::info!(table = %name, version = change.version, change = change.what, "the table changed")
+                }
                 TableEdit::Owe(owed) => {
                     let reason = owed.reason.as_deref();
                     tracing::warn!(table = %name, version = owed.version, reason, since = owed.since.map(tracing::field::display), "re-copying the table; until then readers keep what they have");

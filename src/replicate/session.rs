@@ -270,7 +270,12 @@ impl Session<'_> {
         let Some(target) = self.writer.target else { return false };
         let through = self.committed.borrow().position();
         let looked = self.compared && self.seen.is_none() && self.looking.is_none();
-        through >= target && looked && !self.copying && self.taking.is_none() && self.registry.pending().is_empty() && !self.registry.has_edits()
+        through >= target
+            && looked
+            && !self.copying
+            && self.taking.is_none()
+            && self.registry.pending().is_empty()
+            && !self.registry.has_edits()
     }
 
     /// A new watermark stands.

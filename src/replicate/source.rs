@@ -9,8 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::lake::PublicationMark;
 use crate::lsn::Lsn;
 use crate::postgres::catalogue::{self, Leaf, ReplicaIdentity, Table, TableKind};
-use crate::postgres::publication::{self, Publication};
 use crate::postgres::look::Look;
+use crate::postgres::publication::{self, Publication};
 use crate::postgres::server::Snapshot;
 use crate::postgres::{column_list, look, server, unstreamable};
 use crate::schema::HashKey;
@@ -197,12 +197,7 @@ pub(crate) async fn take_look(
 /// Tables that are to be streamed: those configured, or all of schema public that have a key. `known` are those streamed before:
 /// one of them that cannot be streamed any more is named, not passed over. `ended` are configured ones that went while this process ran: the
 /// others go on.
-pub(crate) async fn wanted(
-    client: &Client,
-    config: &Config,
-    known: &BTreeSet<TableName>,
-    ended: &BTreeSet<TableName>,
-) -> Result<Wanted> {
+pub(crate) async fn wanted(client: &Client, config: &Config, known: &BTreeSet<TableName>, ended: &BTreeSet<TableName>) -> Result<Wanted> {
     let mut found = Wanted::default();
     let Some(configured) = &config.tables else {
         for table in catalogue::tables_of(client, "public").await? {

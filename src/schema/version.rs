@@ -296,7 +296,15 @@ impl TableSchema {
     /// How the catalogue's present shape fits.
     pub fn fit_catalogue(&self, table: &Table, privacy: &Privacy) -> Fit {
         let wire: Vec<WireColumn<'_>> = live(table)
-            .map(|c| WireColumn { name: &c.name, type_oid: c.type_oid, typmod: c.typmod, catalogue: Some(c), bare: None, streamed: false, generated: false })
+            .map(|c| WireColumn {
+                name: &c.name,
+                type_oid: c.type_oid,
+                typmod: c.typmod,
+                catalogue: Some(c),
+                bare: None,
+                streamed: false,
+                generated: false,
+            })
             .collect();
         self.fit(table.oid, &wire, Some(table.key.iter().map(String::as_str).collect()), None, privacy)
     }

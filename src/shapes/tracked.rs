@@ -208,7 +208,8 @@ impl Tracked {
         let then = wire_table(cx.name, relation, arrival.table, arrival.types);
         let then = then.ok_or_else(|| Error::bug(format!("{}: a column's type was not asked for", cx.name)))?;
         let fitted = fitted(TableSchema::begin(&then, number, hidden), None);
-        let (schema, layout) = fitted.ok_or_else(|| Error::bug(format!("{}: a version does not fit the shape that it was begun for", cx.name)))?;
+        let (schema, layout) =
+            fitted.ok_or_else(|| Error::bug(format!("{}: a version does not fit the shape that it was begun for", cx.name)))?;
         let schema = self.adopt(cx, schema, None, out);
         self.owe(arrival.position, why, out);
         Ok(Place { schema, layout: Arc::new(layout) })

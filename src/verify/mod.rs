@@ -72,7 +72,8 @@ pub async fn run(config: &Config, tables: &[TableName], values: bool) -> Result<
                     );
                 }
                 let filter = cut.filters.get(&table.oid).map(String::as_str);
-                let source = Source { config, client: &cut.client, table, filter, point: cut.point, hash: hash.as_ref(), watermark: &watermark };
+                let source =
+                    Source { config, client: &cut.client, table, filter, point: cut.point, hash: hash.as_ref(), watermark: &watermark };
                 match one(&store, &source, mark, &files, &mut report).await {
                     // A damaged file is a finding like any other; the tables behind it are compared all the same.
                     Err(error) if error.kind() == Kind::Found => report.note(error.full()),

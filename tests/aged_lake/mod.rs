@@ -7,7 +7,8 @@
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use huella::batch::{SealedTable, encode};
 use huella::lake::{
-    DataFile, DataPath, FORMAT, FileKind, Manifest, SlotState, Source, TableMark, WATERMARK, WATERMARK_FORMAT, Watermark, commit_path, table_prefix,
+    DataFile, DataPath, FORMAT, FileKind, Manifest, SlotState, Source, TableMark, WATERMARK, WATERMARK_FORMAT, Watermark, commit_path,
+    table_prefix,
 };
 use huella::lsn::{CommitSeq, Epoch, Lsn};
 use huella::schema::version::{SchemaColumn, TableSchema};
