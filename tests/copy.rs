@@ -147,7 +147,7 @@ async fn a_copy_outlives_every_timeout_of_the_server() {
     tokio::time::sleep(Duration::from_millis(1500)).await; // longer than the timeouts: that is the claim
     run.signal(libc::SIGCONT);
     w.caught_up().await;
-    assert!(!w.log().contains("beginning anew") && !w.log().contains("interrupted"), "{}", w.log());
+    assert!(!w.log().contains("reconnecting after a pause") && !w.log().contains("interrupted"), "{}", w.log());
     w.true_in_the_lake().await;
     run.stop();
 }

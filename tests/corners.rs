@@ -297,9 +297,9 @@ async fn a_listed_table_that_is_dropped_ends_nothing_while_it_runs() {
     w.wait("a to be forgotten", || w.watermark().unwrap()["tables"]["public.a"].is_null());
     // More looks, one at each of these new sessions' beginnings: what is not there any more is not asked for again.
     for id in 2..4 {
-        let epoch = w.log().matches("beginning anew").count();
+        let epoch = w.log().matches("reconnecting after a pause").count();
         w.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL").await;
-        w.wait("another session", || run.ended() || w.log().matches("beginning anew").count() > epoch);
+        w.wait("another session", || run.ended() || w.log().matches("reconnecting after a pause").count() > epoch);
         w.sql(&format!("INSERT INTO b VALUES ({id})")).await;
         w.caught_up().await;
     }

@@ -425,3 +425,30 @@ async fn a_new_table_of_another_owner_is_left_out_and_ends_nothing() {
     w.wait("the table to join", || w.mark("public.later")["version"].is_u64());
     run.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_column_whose_name_a_public_one_takes_stays_out_of_older_rows() {
+    let server = World::server();
+    let mut w = World::on(&server, "takes_name").await;
+    w.sql("CREATE TABLE t (a int PRIMARY KEY, notas text, publica text); INSERT INTO t VALUES (1, 'SECRETO-0', 'p')").await;
+    w.env.push(("HUELLA_TABLE".to_owned(), r#"[{name = "public.t", exclude = ["notas"]}]"#.to_owned()));
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    w.sql("UPDATE t SET notas = 'SECRETO-1'; ALTER TABLE t RENAME notas TO reservada; ALTER TABLE t RENAME publica TO notas; UPDATE t SET notas = 'q'").await;
+    w.env.clear();
+    w.env.push(("HUELLA_TABLE".to_owned(), r#"[{name = "public.t", exclude = ["reservada"]}]"#.to_owned()));
+    assert_eq!(w.run(&["run", "--until-caught-up"]).0, 0, "{}", w.log());
+    assert_eq!(w.run(&["verify"]).0, 0, "{}", w.log());
+    let mut folders = vec![w.lake().join("tables")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.to_string_lossy().contains("/dt=") {
+                for change in lake_reader::changes_in(&entry) {
+                    assert!(!format!("{:?}", change.cells).contains("SECRETO"), "{}", entry.display());
+                }
+            }
+        }
+    }
+    assert!(!w.log().contains("SECRETO"));
+}

@@ -38,7 +38,9 @@ pub fn fix(table: &Table, why: &Unstreamable) -> String {
         Unstreamable::NotLogged(name) => alter(name, "SET LOGGED"),
         Unstreamable::ForeignPartition(_) => "name its other partitions one by one, or copy it as a snapshot table".into(),
         // The identity index and the primary key are in the way of nothing: FULL only costs WAL.
-        Unstreamable::IdentityNothing if !table.key.is_empty() => alter(&table.name, "REPLICA IDENTITY DEFAULT"),
+        Unstreamable::IdentityNothing if !table.key.is_empty() => {
+            format!("{} (or REPLICA IDENTITY FULL)", alter(&table.name, "REPLICA IDENTITY DEFAULT"))
+        }
         Unstreamable::IdentityNothing | Unstreamable::NoKey => {
             format!("add a primary key, or: {}", alter(&table.name, "REPLICA IDENTITY FULL"))
         }

@@ -422,7 +422,7 @@ fn proposed(copied: Copied, mode: TableMode, offered: &BTreeMap<TableName, Offer
         base,
         version: copied.mark.version,
         schema: document,
-        look: copied.look,
+        look: *copied.look,
         snapshot: copied.mark.snapshot,
         rows: copied.mark.rows,
         content,

@@ -47,8 +47,8 @@ impl From<Copied> for Together {
     }
 }
 
-fn current(mark: &SnapshotMark, oid: u32, look: Look) -> Edit {
-    let edit = TableEdit::Current { oid, version: mark.version, snapshot: mark.snapshot, look: Box::new(look) };
+fn current(mark: &SnapshotMark, oid: u32, look: Box<Look>) -> Edit {
+    let edit = TableEdit::Current { oid, version: mark.version, snapshot: mark.snapshot, look };
     Edit::Table { table: mark.table.clone(), edit }
 }
 
@@ -59,7 +59,7 @@ impl From<Found> for Together {
         for table in found.proposal.tables {
             let mark = SnapshotMark { table: table.table.clone(), version: table.version, snapshot: table.snapshot, rows: table.rows };
             edits.push(match table.mode {
-                Mode::Stream => current(&mark, table.oid, table.look),
+                Mode::Stream => current(&mark, table.oid, Box::new(table.look)),
                 Mode::Snapshot => Edit::Join {
                     table: table.table,
                     mark: Box::new(TableMark {

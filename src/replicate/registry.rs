@@ -171,12 +171,17 @@ impl Registry {
 
     /// Stores the documents that the edits name, says what changed, and queues them for the next commit.
     async fn record(&mut self, name: &TableName, edits: Vec<TableEdit>) -> Result<()> {
-        for edit in edits {
-            match &edit {
+        // A debt that is new comes after its note; one that is only owed from a later position on is no news.
+        let mut noted = false;
+        for (at, edit) in edits.iter().enumerate() {
+            let before = std::mem::replace(&mut noted, matches!(edit, TableEdit::Changed(_)));
+            match edit {
                 TableEdit::Schema { document, schema } => put_schema(self.store.as_ref(), schema, document).await?,
+                TableEdit::Changed(_) if matches!(edits.get(at + 1), Some(TableEdit::Owe(_))) => {}
                 TableEdit::Changed(change) => {
                     tracing::info!(table = %name, version = change.version, change = change.what, "the table changed")
                 }
+                TableEdit::Owe(_) if !before => {}
                 TableEdit::Owe(owed) => {
                     let reason = owed.reason.as_deref();
                     tracing::warn!(table = %name, version = owed.version, reason, since = owed.since.map(tracing::field::display), "re-copying the table; until then readers keep what they have");
@@ -187,8 +192,8 @@ impl Registry {
                 TableEdit::Aside(None) => tracing::info!(table = %name, "the table can be replicated again"),
                 TableEdit::Reconciled(_) | TableEdit::Current { .. } => {}
             }
-            self.edits.push(Edit::Table { table: name.clone(), edit });
         }
+        self.edits.extend(edits.into_iter().map(|edit| Edit::Table { table: name.clone(), edit }));
         Ok(())
     }
 

@@ -136,7 +136,7 @@ pub(crate) async fn run(writer: &mut Writer, taken: Taken, stop: &mut watch::Rec
         flushed: Lsn::ZERO,
         registry,
         view: View { snapshot: seen.snapshot.clone(), position: seen.position },
-        wanted: writer.target.max(writer.announced.behind()).max(Some(seen.position)).filter(|t| *t > through),
+        wanted: writer.target.max(writer.announced.behind()).filter(|t| *t > through),
         seen: Some(seen),
         compared: false,
         targets: HashMap::new(),
@@ -215,7 +215,7 @@ impl Session<'_> {
                     self.look();
                     self.show_life().await?;
                 }
-                _ = eager.tick(), if self.wanted.is_some() => self.stream.request_keepalive(),
+                _ = eager.tick(), if self.wanted.is_some() || self.seen.is_some() => self.stream.request_keepalive(),
                 // Data last: everything above is rare and quick.
                 event = self.stream.next() => match event {
                     Err(error) => return Err(self.explained(error).await),

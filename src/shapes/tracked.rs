@@ -223,6 +223,12 @@ impl Tracked {
         let had = |v: &Arc<TableSchema>| !v.excluded.is_empty() || v.columns.iter().any(|c| c.hashed);
         if hidden.is_asked() || self.versions.iter().any(had) {
             kept_out = nameless(relation, table, &self.versions);
+            // Rows from before the catalog's present shape: what bore a private column's name then is that column, whoever bears it now.
+            if !table.is_some_and(|table| is_present(relation, table)) {
+                let private = self.versions.iter().flat_map(|version| version.excluded_names.values());
+                let unasked = |name: &&String| !cx.privacy.keeps_out(name, false) && relation.columns.iter().any(|c| c.name == **name);
+                kept_out.extend(private.filter(unasked).cloned());
+            }
             hidden.exclude.extend(kept_out.iter().cloned());
         }
         (hidden, !kept_out.is_empty())
@@ -397,6 +403,12 @@ impl Tracked {
             self.record(TableEdit::Reconciled(Box::new(look.clone())), out);
         }
     }
+}
+
+/// Whether a RELATION has the columns that the catalog has now.
+fn is_present(relation: &Relation, table: &Table) -> bool {
+    let wire = relation.columns.iter().map(|c| (c.name.as_str(), c.type_oid));
+    wire.eq(table.columns.iter().filter(|c| !c.generated).map(|c| (c.name.as_str(), c.type_oid)))
 }
 
 /// A note for people.

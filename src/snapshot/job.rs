@@ -40,7 +40,7 @@ pub struct Copied {
     /// `pg_class.oid` of what was copied.
     pub oid: u32,
     /// The catalog under the lock.
-    pub look: Look,
+    pub look: Box<Look>,
     /// Its files.
     pub files: Vec<DataFile>,
 }

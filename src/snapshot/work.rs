@@ -89,7 +89,7 @@ impl Work {
         Some(Copied {
             mark: SnapshotMark { table: schema.table.clone(), version: schema.version, snapshot, rows: state.rows },
             oid: schema.oid,
-            look: self.job.look.clone(),
+            look: Box::new(self.job.look.clone()),
             files: std::mem::take(&mut state.files),
         })
     }

@@ -39,6 +39,7 @@ pub(super) fn judge(lake: &Lake, source: &Result<Source, String>, max_lag: Optio
         )],
     };
     found.extend(pending(&lake.watermark, now));
+    found.extend(aside(&lake.watermark));
     if let (Ok(source), Some(max_lag)) = (source, max_lag) {
         found.extend(lagging(lake, source, max_lag));
     }
@@ -98,6 +99,14 @@ fn pending(watermark: &Watermark, now: DateTime<Utc>) -> Vec<Attention> {
         attention("table-pending", text, "look for the reason in the log of `huella run`, and at the blockers below")
     })
     .collect()
+}
+
+fn aside(watermark: &Watermark) -> impl Iterator<Item = Attention> {
+    let aside = watermark.tables.iter().filter_map(|(table, mark)| Some((table, mark.aside.as_ref()?)));
+    aside.map(|(table, reason)| {
+        let text = format!("{table} is set aside, its changes are left out: {reason}");
+        attention("table-aside", text, "do what the reason says; the table is copied again by itself then")
+    })
 }
 
 fn lagging(lake: &Lake, source: &Source, max_lag: MaxLag) -> Option<Attention> {

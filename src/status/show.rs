@@ -25,14 +25,19 @@ pub(super) fn document(lake: &Lake, source: &Result<Source, String>, found: &[At
             let files = lake.files.get(name).copied().unwrap_or_default();
             json!({
                 "table": name, "mode": mark.mode.as_str(), "version": mark.version, "snapshot": mark.snapshot, "pending": versions(mark),
-                "pending_since": watermark.pending_since.get(name), "reason": reason(mark), "changes": mark.changes, "note": waits(mark).then_some(STANDS_STILL), "files": files.count, "rows": files.rows, "bytes": files.bytes,
+                "pending_since": watermark.pending_since.get(name), "reason": reason(mark), "aside": mark.aside, "changes": mark.changes, "note": waits(mark).then_some(STANDS_STILL), "files": files.count, "rows": files.rows, "bytes": files.bytes,
             })
         })
+        .collect();
+    let retired: Vec<Value> = watermark
+        .retired
+        .iter()
+        .map(|(name, retired)| json!({"table": name, "version": retired.version, "since": retired.since, "note": "no longer replicated"}))
         .collect();
     let mut document = json!({
         "lake": lake.url, "through": watermark.through, "epoch": watermark.epoch, "seq": watermark.seq, "writer": watermark.writer,
         "slot_state": watermark.slot_state, "commit_time": watermark.commit_time, "age_secs": lake.age_secs,
-        "lag_bytes": null, "lag_secs": null, "slot": null, "tables": tables, "left_out": [], "blockers": [],
+        "lag_bytes": null, "lag_secs": null, "slot": null, "tables": tables, "retired": retired, "left_out": [], "blockers": [],
         "warning": found.first().map(|one| one.text.clone()), "attention": found,
     });
     if let Ok(source) = source {
@@ -97,6 +102,9 @@ pub(super) fn text(lake: &Lake, source: &Result<Source, String>, found: &[Attent
             say("changed", format!("{name}, version {} at {}: {}", change.version, change.at, change.what));
         }
     }
+    for (name, retired) in &watermark.retired {
+        say("retired", format!("{name}: no longer replicated since {}; its files stay", retired.since));
+    }
     for out in source.iter().flat_map(|source| &source.left_out) {
         say("left out", format!("{}: {} → {}", out.table, out.why, out.fix));
     }
@@ -135,6 +143,9 @@ fn table_text(mark: &TableMark, files: Files) -> String {
     let mut text = format!("{mode}{version}, {} files, {} rows, {}", files.count, files.rows, ByteSize(files.bytes));
     if let Some(snapshot) = mark.snapshot {
         write!(text, ", copied at {snapshot}").expect("writing to a String cannot fail");
+    }
+    if mark.aside.is_some() {
+        text.push_str("; set aside (see above)");
     }
     if waits(mark) {
         let pending: Vec<String> = versions(mark).iter().map(u32::to_string).collect();

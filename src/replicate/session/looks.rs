@@ -87,9 +87,7 @@ impl Session<'_> {
         self.registry.viewed(&observed)?;
         self.writer.tell_left_out(&observed);
         self.view = View { snapshot: observed.snapshot.clone(), position: observed.position };
-        let position = observed.position;
         self.seen = Some(observed);
-        self.await_point(position).await?;
         self.compare().await?;
         self.proposed(proposals).await
     }
