@@ -247,12 +247,14 @@ async fn an_upload_that_fails_or_whose_reply_is_lost_leaves_no_half_copy() {
         w.caught_up().await;
         assert!(w.log().contains("injected fault"), "{fault}");
         w.true_in_the_lake().await;
-        run.stop();
-        // What is late arrives after its copy was given up.
+        // They are taken away beside the stream. What is late arrives after its copy was given up.
         if !fault.contains("late") {
-            let (code, out) = w.run(&["files", "--all-versions"]);
-            assert_eq!((code, data_files(&w)), (0, out.lines().map(PathBuf::from).collect()), "{fault}: a copy that failed leaves no file");
+            w.wait(&format!("the files of a copy that failed to go ({fault})"), || {
+                let (code, out) = w.run(&["files", "--all-versions"]);
+                code == 0 && data_files(&w) == out.lines().map(PathBuf::from).collect()
+            });
         }
+        run.stop();
     }
 }
 
