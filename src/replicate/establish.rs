@@ -264,10 +264,10 @@ async fn prepare_publication(
     }
     let known = before.map(|mark| mark.tables.keys().cloned().collect()).unwrap_or_default();
     let left_out = membership::ensure(client, config, tables, true, before, &known).await?;
-    match left_out.into_iter().next() {
-        None => Ok(()),
-        Some((table, why)) => Err(Error::retry(format!("{table} cannot be added to the publication now: {why}"))),
+    for (table, reason) in left_out {
+        tracing::warn!(table = %table, reason, "the table is left out for now; the others are copied without it");
     }
+    Ok(())
 }
 
 /// Locks, makes and promotes the slot, and says `ready` with every table pending.
